@@ -1,0 +1,117 @@
+"""Fixtures for every test: one real PostgreSQL server per run, and a database of its own for each test that wants one.
+
+KAT_TEST_PG_BIN names a folder with other binaries (such as /usr/lib/postgresql/15/bin) to run the tests on.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from kattegat.store import migrate
+from kattegat.store import server as embedded
+from kattegat.store.database import ROLES, Database
+
+# Set by the first process of a run and inherited by the workers of pytest-xdist.
+RUN_DIR = "KAT_TEST_RUN_DIR"
+TEMPLATE = "kat_template"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        run_dir = Path(tempfile.mkdtemp(prefix="kat-test-"))
+        # As root the server runs as a user of its own, who has to pass through.
+        run_dir.chmod(0o711)
+        os.environ[RUN_DIR] = str(run_dir)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or RUN_DIR not in os.environ:
+        return
+    run_dir = Path(os.environ.pop(RUN_DIR))
+    embedded.stop(run_dir / "data", "immediate")
+    shutil.rmtree(run_dir)
+
+
+@contextmanager
+def run_lock(name: str) -> Iterator[Path]:
+    """Held by one process of the test run at a time; gives the run's folder."""
+    run_dir = Path(os.environ[RUN_DIR])
+    with (run_dir / f"{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield run_dir
+
+
+def roles_of(server: embedded.Running, name: str) -> Database:
+    """The database of this name on the test server, reached as each role with a login of its own."""
+    return Database({role: server.dsn(role, name) for role in ROLES}, login=True)
+
+
+def build_template(database: Database) -> None:
+    """Migrate the database that the tests' databases are copied from."""
+    # Without one revision there is nothing to migrate to, and the template stays empty.
+    if any((migrate.INI.parent / "migrations" / "versions").glob("*.py")):
+        migrate.prepare(database)
+
+
+@pytest.fixture(scope="session")
+def pg_bin() -> Path | None:
+    """The folder of the binaries under test, or None for those that come with Kattegat."""
+    given = os.environ.get("KAT_TEST_PG_BIN")
+    return Path(given) if given else None
+
+
+@pytest.fixture(scope="session")
+def server(pg_bin: Path | None) -> embedded.Running:
+    """The server of this test run, with the template that databases are copied from."""
+    with run_lock("server") as run_dir:
+        running = embedded.ensure(run_dir / "data", durable=False, binaries=pg_bin)
+        with psycopg.connect(running.dsn("kat_admin", "postgres"), autocommit=True) as connection:
+            names = {row[0] for row in connection.execute("SELECT datname FROM pg_database").fetchall()}
+            if TEMPLATE not in names:
+                # Under another name until it is whole: a worker that died half-way leaves no template.
+                half = sql.Identifier(f"{TEMPLATE}_half")
+                connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(half))
+                connection.execute(sql.SQL("CREATE DATABASE {} OWNER kat_owner").format(half))
+                template = roles_of(running, f"{TEMPLATE}_half")
+                build_template(template)
+                template.close()
+                connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(half, sql.Identifier(TEMPLATE)))
+    return running
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def make_database(server: embedded.Running) -> Iterator[Callable[[], Database]]:
+    """Call it for one more fresh database; all go when the test ends."""
+    with psycopg.connect(server.dsn("kat_admin", "postgres"), autocommit=True) as connection, ExitStack() as after:
+
+        def make() -> Database:
+            name = f"test_{os.getpid()}_{next(_numbers)}"
+            create = sql.SQL("CREATE DATABASE {} OWNER kat_owner TEMPLATE {}")
+            connection.execute(create.format(sql.Identifier(name), sql.Identifier(TEMPLATE)))
+            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+            after.callback(connection.execute, drop)
+            made = roles_of(server, name)
+            after.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def database(make_database: Callable[[], Database]) -> Database:
+    """A fresh, migrated database for this test alone."""
+    return make_database()
