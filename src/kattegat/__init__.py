@@ -1,0 +1,1 @@
+"""Kattegat watches over the systems of one or many organisations."""

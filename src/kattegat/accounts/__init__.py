@@ -1,0 +1,1 @@
+"""Organisations, groups, asset sets, consent, own networks, settings in force and the audit trail."""

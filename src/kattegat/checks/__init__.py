@@ -1,0 +1,1 @@
+"""Verdicts from changed facts, and the life of findings."""

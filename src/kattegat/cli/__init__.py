@@ -1,0 +1,1 @@
+"""The `kat` command: a module per group of verbs."""

@@ -1,0 +1,1 @@
+"""The vault of raw bytes: packs, encryption, sealed roots."""

@@ -1,0 +1,1 @@
+"""The built-in plugins: one module or package per subject, found by the registry."""

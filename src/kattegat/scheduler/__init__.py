@@ -1,0 +1,1 @@
+"""What is due, in which order, within which limits; the task queue."""

@@ -1,0 +1,1 @@
+"""The web process: health, the door for runners, pages."""
