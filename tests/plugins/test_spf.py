@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kattegat.plugins.mail.questions import Answer, Question, run
+from kattegat.plugins.mail.questions import Answer, Question, join_texts, run
 from kattegat.plugins.mail.spf_eval import check_host, identity
 
 SUITE = Path(__file__).resolve().parents[2] / ".cache" / "test-data" / "rfc7208-tests.yml"
@@ -37,7 +37,10 @@ class Zones:
             wanted = {"SPF"}
         values = [value for rdtype, value in typed if rdtype in wanted and value != "NONE"]
         if values:
-            return Answer("ok", tuple(self.record(question.rdtype, value) for value in values))
+            if question.rdtype == "TXT":
+                return Answer("ok", texts=join_texts(self.strings(value) for value in values))
+            hosts = [value[1] if question.rdtype == "MX" else value for value in values]
+            return Answer("ok", tuple(str(host).removesuffix(".") for host in hosts))
         if "TIMEOUT" in entries:
             return Answer("timeout")
         for rdtype, value in typed:
@@ -48,13 +51,8 @@ class Zones:
         return Answer("nodata")
 
     @staticmethod
-    def record(rdtype: str, value: Any) -> str | bytes:
-        if rdtype == "TXT":
-            strings = value if isinstance(value, list) else [value]
-            return b"".join(string.encode("latin-1") for string in strings)
-        if rdtype == "MX":
-            return str(value[1]).removesuffix(".")
-        return str(value).removesuffix(".")
+    def strings(value: Any) -> list[bytes]:
+        return [string.encode("latin-1") for string in (value if isinstance(value, list) else [value])]
 
 
 def suite_cases() -> list[Any]:

@@ -38,13 +38,14 @@ class Question(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """What DNS said, after following aliases (CNAME, DNAME).
 
-    `records`, for status "ok": addresses (A, AAAA) and host names without the final dot (MX in order of preference,
-    "" for the root; PTR) as `str`; TXT as `bytes`, the character-strings of one record joined (RFC 7208 section 3.3).
+    For status "ok", `names` are addresses (A, AAAA) or host names without the final dot (MX in order of preference,
+    "" for the root; PTR), and `texts` are TXT records, the character-strings of each joined (RFC 7208 section 3.3).
     "servfail" stands for every response code other than NOERROR and NXDOMAIN and for a failed DNSSEC validation.
     """
 
     status: Status
-    records: tuple[str | bytes, ...] = ()
+    names: tuple[str, ...] = ()
+    texts: tuple[bytes, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -54,17 +55,7 @@ class Answer(msgspec.Struct, frozen=True):
     @property
     def void(self) -> bool:
         """Whether this is a "void lookup" (RFC 7208 section 4.6.4): the name or the type does not exist."""
-        return not self.failed and not self.records
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The records that are text: addresses or host names."""
-        return tuple(record for record in self.records if isinstance(record, str))
-
-    @property
-    def texts(self) -> tuple[bytes, ...]:
-        """The records that are octets: TXT."""
-        return tuple(record for record in self.records if isinstance(record, bytes))
+        return not (self.failed or self.names or self.texts)
 
 
 class NotRecorded(KattegatError):  # noqa: N818 - says what happened, not what went wrong
