@@ -1,0 +1,61 @@
+"""One check on one asset: pure. What can't be judged says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import structlog
+
+from kattegat.checks.needs import Picture, Row
+from kattegat.model.verdict import Unknown, Verdict
+from kattegat.plugin import CheckSpec, Context, Facts
+
+MINIMUM_CLEARANCE = 1
+"""What has no clearance is somebody else's: it is looked up, not judged."""
+
+log = structlog.get_logger()
+
+
+class Judged(NamedTuple):
+    """A verdict. `measured` is False when a need was not measured, so that nothing about the asset has changed."""
+
+    verdict: Verdict
+    measured: bool
+    until: datetime | None
+
+
+def judge(spec: CheckSpec, row: Row, picture: Picture, options: Mapping[str, Any]) -> Judged:
+    """The verdict of a check that applies to the asset."""
+    if row.clearance < MINIMUM_CLEARANCE:
+        reason = f"clearance {row.clearance}, needs {MINIMUM_CLEARANCE}"
+        return Judged(Unknown(reason), False, None)
+    facts: list[Facts[Any]] = []
+    until: list[datetime] = []
+    for need in spec.needs:
+        measured = picture.measured(row, need)
+        if measured.missing and not need.optional:
+            return Judged(Unknown(measured.missing), False, None)
+        facts.append(measured.facts)
+        if measured.until is not None:
+            until.append(measured.until)
+    context = Context(row.asset, picture.now, options)
+    try:
+        verdict = spec.function(context, *facts)
+    except Exception as problem:
+        log.error("check broke", check=spec.name, asset=str(row.asset), problem=repr(problem), exc_info=True)
+        return Judged(Unknown(f"the check {spec.name} broke ({type(problem).__name__}: {problem})"), True, None)
+    if verdict.until is not None:
+        until.append(verdict.until)
+    return Judged(verdict, True, min(until, default=None))
+
+
+def applies(spec: CheckSpec, row: Row) -> bool:
+    """Whether the check is about this asset: its type, and what its key says."""
+    return spec.about is type(row.asset) and spec.applies(row.asset)
+
+
+def options_of(spec: CheckSpec, in_force: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a check: its defaults, and what is set for the organisation as `<check>.<option>`."""
+    return {option.name: in_force.get(f"{spec.name}.{option.name}", option.default) for option in spec.options}
