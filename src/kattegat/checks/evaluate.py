@@ -203,14 +203,13 @@ class _Changes:
             )
         if was != outcome:
             self.events.append({"asset_id": asset, "check": spec.name, "was": was, "became": outcome, "reason": reason})
-        if outcome != "unknown" and (items or was != "pass" or old is not None):
+        # A finding is open only where a verdict is stored, so a first pass has none to resolve.
+        if outcome != "unknown" and (items or old is not None):
             self.moves.append(findings.Move(asset, spec.name, spec.severity, items, ""))
-        elif outcome == "pass":
-            self.moves.append(findings.Move(asset, spec.name, spec.severity, [], ""))
 
     def withdraw(self, asset: int, check: str, old: Any, why: str) -> None:
-        self.moves.append(findings.Move(asset, check, "low", [], why))
         if old is not None:
+            self.moves.append(findings.Move(asset, check, "low", [], why))
             self.remove.append({"asset_id": asset, "check": check})
             self.events.append({"asset_id": asset, "check": check, "was": old.outcome, "became": "gone", "reason": why})
 

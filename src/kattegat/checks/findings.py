@@ -67,8 +67,8 @@ def move(connection: Connection, organisation: int, moves: Sequence[Move], now: 
     asked = {"organisation": organisation, "now": now}
     ids = sorted({entry.asset for entry in moves})
     current: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in connection.execute(CURRENT, {"organisation": organisation, "ids": ids}):
-        current.setdefault((row.asset_id, row.check), {})[row.item] = row
+    for found in connection.execute(CURRENT, {"organisation": organisation, "ids": ids}):
+        current.setdefault((found.asset_id, found.check), {})[found.item] = found
     opened: list[dict[str, Any]] = []
     changed: list[dict[str, Any]] = []
     events: list[dict[str, Any]] = []
@@ -95,8 +95,8 @@ def move(connection: Connection, organisation: int, moves: Sequence[Move], now: 
                 changed.append({"id": row.id, "state": "resolved", "reason": reason} | said)
                 events.append({"id": row.id, "was": row.state, "became": "resolved", "reason": reason})
     if opened:
-        for number in connection.execute(OPEN, {**asked, "rows": json.dumps(opened)}).scalars():
-            events.append({"id": number, "was": "", "became": "open", "reason": ""})
+        numbers = connection.execute(OPEN, {**asked, "rows": json.dumps(opened)}).scalars()
+        events.extend({"id": number, "was": "", "became": "open", "reason": ""} for number in numbers)
     if changed:
         connection.execute(CHANGE, {**asked, "rows": json.dumps(changed)})
     if events:

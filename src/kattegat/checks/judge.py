@@ -10,7 +10,7 @@ import structlog
 
 from kattegat.checks.needs import Picture, Row
 from kattegat.model.verdict import Unknown, Verdict
-from kattegat.plugin import CheckSpec, Context, Facts
+from kattegat.plugin import CheckSpec, Context
 
 MINIMUM_CLEARANCE = 1
 """What has no clearance is somebody else's: it is looked up, not judged."""
@@ -28,18 +28,12 @@ class Judged(NamedTuple):
 
 def judge(spec: CheckSpec, row: Row, picture: Picture, options: Mapping[str, Any]) -> Judged:
     """The verdict of a check that applies to the asset."""
-    if row.clearance < MINIMUM_CLEARANCE:
-        reason = f"clearance {row.clearance}, needs {MINIMUM_CLEARANCE}"
+    reason = missing(spec, row, picture)
+    if reason:
         return Judged(Unknown(reason), False, None)
-    facts: list[Facts[Any]] = []
-    until: list[datetime] = []
-    for need in spec.needs:
-        measured = picture.measured(row, need)
-        if measured.missing and not need.optional:
-            return Judged(Unknown(measured.missing), False, None)
-        facts.append(measured.facts)
-        if measured.until is not None:
-            until.append(measured.until)
+    measured = [picture.measured(row, need) for need in spec.needs]
+    facts = [part.facts for part in measured]
+    until = [part.until for part in measured if part.until is not None]
     context = Context(row.asset, picture.now, options)
     try:
         verdict = spec.function(context, *facts)
@@ -49,6 +43,16 @@ def judge(spec: CheckSpec, row: Row, picture: Picture, options: Mapping[str, Any
     if verdict.until is not None:
         until.append(verdict.until)
     return Judged(verdict, True, min(until, default=None))
+
+
+def missing(spec: CheckSpec, row: Row, picture: Picture) -> str:
+    """Why a check can't be judged: no clearance, or a need that was not measured; "" when it can."""
+    if row.clearance < MINIMUM_CLEARANCE:
+        return f"clearance {row.clearance}, needs {MINIMUM_CLEARANCE}"
+    for need in spec.needs:
+        if not need.optional and (reason := picture.measured(row, need).missing):
+            return reason
+    return ""
 
 
 def applies(spec: CheckSpec, row: Row) -> bool:

@@ -109,6 +109,7 @@ class Picture:
         self.facts: dict[tuple[int, str], list[tuple[Known[Any], Source]]] = defaultdict(list)
         self.unreadable: dict[tuple[int, str], str] = {}
         self.own: dict[tuple[int, str], list[Source]] = defaultdict(list)
+        self._done: dict[tuple[int, str], Measured] = {}
 
     def measured(self, row: Row, need: Need) -> Measured:
         """The facts of a need of an asset, or the reason why there are none to go by."""
@@ -128,6 +129,13 @@ class Picture:
         return Measured(facts, whole, _earliest(part.until for _, part in parts))
 
     def _about(self, row: Row, fact: type[Fact]) -> Measured:
+        """Worked out once, since many checks look at the same facts."""
+        key = (row.id, fact.kind)
+        if key not in self._done:
+            self._done[key] = self._work_out(row, fact)
+        return self._done[key]
+
+    def _work_out(self, row: Row, fact: type[Fact]) -> Measured:
         current: list[Known[Any]] = []
         reasons: list[str] = []
         unmeasured: list[str] = []
@@ -160,7 +168,7 @@ class Picture:
                     continue
                 answered = True
                 until.append(source.stale_at())
-        if row.id and (row.id, fact.kind) in self.unreadable:
+        if (row.id, fact.kind) in self.unreadable:
             reasons.append(self.unreadable[row.id, fact.kind])
         missing = "" if answered else (reasons[0] if reasons else f"nothing has measured {fact.kind} of it yet")
         return Measured(Facts(current, unmeasured), missing, _earliest(until))
