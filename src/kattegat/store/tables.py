@@ -499,11 +499,13 @@ schedule = Table(
     Column("id", BigInteger, nullable=False, comment="the source that is due"),
     _time("due_at", null=False, now=True),
     Column("every", Interval, nullable=False),
+    Column("priority", Integer, nullable=False, server_default=text("50"), comment="0 asked for, 50 never run, 100"),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     _text("hold", default=""),
+    _text("requested_by", default=""),
     PrimaryKeyConstraint("organisation_id", "id"),
     ForeignKeyConstraint(["organisation_id", "id"], ["source.organisation_id", "source.id"], ondelete="CASCADE"),
-    Index("ix_schedule_due_at", "due_at", postgresql_where=text("hold = ''")),
+    Index("ix_schedule_due", "priority", "due_at", postgresql_where=text("hold = ''")),
 )
 task = Table(
     "task",
@@ -513,6 +515,7 @@ task = Table(
     _text("kind"),
     Column("source_id", BigInteger),
     _text("scanner", default=""),
+    _text("vantage", default=""),
     _text("state", default="queued"),
     Column("priority", Integer, nullable=False, server_default=text("100")),
     _time("run_after", null=False, now=True),

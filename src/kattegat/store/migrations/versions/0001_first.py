@@ -397,6 +397,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("source_id", sa.BigInteger(), nullable=True),
         sa.Column("scanner", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("vantage", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.Column("state", sa.Text(), server_default=sa.text("'queued'"), nullable=False),
         sa.Column("priority", sa.Integer(), server_default=sa.text("100"), nullable=False),
         sa.Column("run_after", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -697,8 +698,16 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger(), nullable=False, comment="the source that is due"),
         sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("every", sa.Interval(), nullable=False),
+        sa.Column(
+            "priority",
+            sa.Integer(),
+            server_default=sa.text("50"),
+            nullable=False,
+            comment="0 asked for, 50 never run, 100",
+        ),
         sa.Column("tries", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("hold", sa.Text(), server_default=sa.text("''"), nullable=False),
+        sa.Column("requested_by", sa.Text(), server_default=sa.text("''"), nullable=False),
         sa.ForeignKeyConstraint(
             ["organisation_id", "id"],
             ["source.organisation_id", "source.id"],
@@ -707,7 +716,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("organisation_id", "id", name=op.f("pk_schedule")),
     )
-    op.create_index("ix_schedule_due_at", "schedule", ["due_at"], unique=False, postgresql_where=sa.text("hold = ''"))
+    op.create_index(
+        "ix_schedule_due", "schedule", ["priority", "due_at"], unique=False, postgresql_where=sa.text("hold = ''")
+    )
     op.create_table(
         "link",
         sa.Column("organisation_id", sa.BigInteger(), nullable=False),
@@ -767,7 +778,7 @@ def downgrade() -> None:
     op.drop_index("ix_link_origin", table_name="link", postgresql_where=sa.text("ended_at IS NULL"))
     op.drop_index("ix_link_fact", table_name="link")
     op.drop_table("link")
-    op.drop_index("ix_schedule_due_at", table_name="schedule", postgresql_where=sa.text("hold = ''"))
+    op.drop_index("ix_schedule_due", table_name="schedule", postgresql_where=sa.text("hold = ''"))
     op.drop_table("schedule")
     op.drop_index("uq_fact_current", table_name="fact", postgresql_where=sa.text("ended_at IS NULL"))
     op.drop_index("ix_fact_asset_current", table_name="fact", postgresql_where=sa.text("ended_at IS NULL"))
