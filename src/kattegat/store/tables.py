@@ -275,7 +275,9 @@ asset_event = _tenant(
     _time("at", null=False, now=True),
     Column("present", Boolean, nullable=False),
     Column("clearance", SmallInteger, nullable=False),
+    Column("declared", Boolean, nullable=False, server_default=text("false")),
     Column("declared_clearance", SmallInteger),
+    _text("declared_by", null=True),
     _belongs("asset_id", "asset"),
     Index("ix_asset_event_asset", "organisation_id", "asset_id", "at"),
 )
@@ -289,7 +291,10 @@ source = _tenant(
     _text("reason", default=""),
     _time("last_started_at"),
     _time("last_ended_at"),
+    # Of the last successful run: when it started and ended; and when anything was last recorded from this source.
+    _time("confirmed_started_at"),
     _time("confirmed_at"),
+    _time("recorded_at"),
     Column("plugin_version", Integer),
     _json("unmeasured", "[]"),
     _belongs("asset_id", "asset"),
@@ -343,7 +348,7 @@ fact = _tenant(
     ),
     Index("ix_fact_asset", "organisation_id", "asset_id", "kind", "recorded_at"),
     Index("ix_fact_asset_current", "organisation_id", "asset_id", "kind", postgresql_where=text("ended_at IS NULL")),
-    CheckConstraint(text("ended_at IS NULL OR ended_at >= recorded_at"), name="span"),
+    CheckConstraint(text("ended_at IS NULL OR ended_at > recorded_at"), name="span"),
 )
 link = _tenant(
     "link",
@@ -358,7 +363,23 @@ link = _tenant(
     _belongs("target_id", "asset"),
     Index("ix_link_origin", "organisation_id", "origin_id", "type", postgresql_where=text("ended_at IS NULL")),
     Index("ix_link_target", "organisation_id", "target_id", "type", postgresql_where=text("ended_at IS NULL")),
+    # Reading as of a time: what was current then is current still or has ended since.
+    Index(
+        "ix_link_origin_ended",
+        "organisation_id",
+        "origin_id",
+        "ended_at",
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_link_target_ended",
+        "organisation_id",
+        "target_id",
+        "ended_at",
+        postgresql_where=text("ended_at IS NOT NULL"),
+    ),
     Index("ix_link_fact", "organisation_id", "fact_id"),
+    CheckConstraint(text("ended_at IS NULL OR ended_at > recorded_at"), name="span"),
 )
 scan = _tenant(
     "scan",
