@@ -1,6 +1,6 @@
 """Coverage: for every check that applies to an asset, whether it passes, fails or is unknown, and why.
 
-Verdicts stored are fail and unknown; what is applicable and neither is pass; what rests on a source that is not in order
+Verdicts stored are fail and unknown; what is applicable and neither is pass; what rests on a source not in order
 is unknown with that source's reason, whatever was stored before.
 """
 

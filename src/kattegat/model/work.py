@@ -1,7 +1,7 @@
 """What a runner and the door say to each other: MessagePack messages over HTTPS or a Unix socket.
 
-POST /door/v1/claim (Claim -> Jobs), /door/v1/heartbeat (Heartbeat -> Leases), /door/v1/hand-in (Result -> Receipt), each
-with `Authorization: Bearer TOKEN`. A job is leased to its runner until `lease_seconds` after the last heartbeat.
+POST /door/v1/claim (Claim -> Jobs), /door/v1/heartbeat (Heartbeat -> Leases), /door/v1/hand-in (Result -> Receipt),
+each with `Authorization: Bearer TOKEN`. A job is leased to its runner until `lease_seconds` after the last heartbeat.
 """
 
 from __future__ import annotations
