@@ -25,17 +25,17 @@ _MIB = 1024 * 1024
 
 def initialise(layout: Layout, account: Account, folder: Path, version: str, durable: bool) -> None:
     """Make the cluster beside its place and move it there last, so that a half-made one is never taken for one."""
-    shutil.rmtree(layout.staging, ignore_errors=True)
-    if layout.cluster.is_dir():
-        layout.cluster.rmdir()
-    for role in (ADMIN, *ROLES):
-        write_file(layout.secrets / role, secrets.token_urlsafe(32) + "\n", 0o600)
     if not account.switch and not account.named:
         raise AccessError(
             layout.data_dir,
             f"PostgreSQL cannot create a database as uid {account.uid}, which has no entry in /etc/passwd: add one, "
             "or set KAT_DATABASE_URL to a PostgreSQL server of your own.",
         )
+    shutil.rmtree(layout.staging, ignore_errors=True)
+    if layout.cluster.is_dir():
+        layout.cluster.rmdir()
+    for role in (ADMIN, *ROLES):
+        write_file(layout.secrets / role, secrets.token_urlsafe(32) + "\n", 0o600)
     # initdb wants a name for its user id (the server does not): where it has none nobody makes the cluster, closed to
     # all others, and it changes hands before it is used.
     maker = account.uid if account.named or not account.switch else _nobody(layout)
@@ -58,7 +58,11 @@ def initialise(layout: Layout, account: Account, folder: Path, version: str, dur
     ]
     if not durable:
         command.append("--no-sync")
+    mode = stat.S_IMODE(layout.data_dir.stat().st_mode)
     try:
+        if account.switch and maker != account.uid:
+            # By the group, which is the server's: into a directory that is closed but to its owner.
+            layout.data_dir.chmod(mode | stat.S_IXGRP)
         done = subprocess.run(command, **account.options(uid=maker), check=False)
         if done.returncode:
             raise StartError(layout.data_dir, "The database could not be created", telling(done.stdout), None)
@@ -77,6 +81,7 @@ def initialise(layout: Layout, account: Account, folder: Path, version: str, dur
         shutil.rmtree(layout.staging, ignore_errors=True)
         raise
     finally:
+        layout.data_dir.chmod(mode)
         words.unlink(missing_ok=True)
 
 
@@ -135,7 +140,7 @@ def settings(durable: bool) -> str:
         f"dynamic_shared_memory_type = {_dynamic_memory()}",
     ]
     if not durable:
-        lines += ["fsync = off", "synchronous_commit = off", "full_page_writes = off"]
+        lines += ["fsync = off", "full_page_writes = off"]
     return "\n".join(lines) + "\n"
 
 

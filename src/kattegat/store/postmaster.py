@@ -54,7 +54,7 @@ def postmaster(layout: Layout) -> int | None:
     pid = abs(int(lines[0]))
     if not alive(pid):
         return None
-    return pid if not Path("/proc/self/cwd").exists() or pid in _processes_in(layout.cluster, pid) else None
+    return pid if not Path("/proc/self/cwd").exists() or pid in processes_in(layout.cluster, pid) else None
 
 
 def alive(pid: int) -> bool:
@@ -71,7 +71,7 @@ def alive(pid: int) -> bool:
     return True
 
 
-def _processes_in(cluster: Path, only: int | None = None) -> list[int]:
+def processes_in(cluster: Path, only: int | None = None) -> list[int]:
     """The postgres processes working in this cluster, by /proc: each has it as its working directory."""
     place = cluster.stat()
     found = []
@@ -92,7 +92,7 @@ def clear_crash(layout: Layout) -> None:
         return
     for number in (signal.SIGQUIT, signal.SIGKILL):
         for waited in patience():
-            left = _processes_in(layout.cluster)
+            left = processes_in(layout.cluster)
             if not left:
                 break
             for pid in left:
@@ -105,6 +105,7 @@ def clear_crash(layout: Layout) -> None:
         # Stale. The server removes it too, unless the pid lives: as a zombie that nobody collects (a container without
         # init) or as another process of the same user (after a restart of the container).
         (layout.cluster / "postmaster.pid").unlink(missing_ok=True)
+        (layout.socket_dir() / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
 
 
 def log_sizes(layout: Layout) -> dict[str, int]:
