@@ -31,18 +31,18 @@ ORDINARY_UID = 61150
 
 
 @pytest.fixture(scope="module")
-def made(pg_bin) -> Iterator[Path]:
+def made(pg_bin, run_dir) -> Iterator[Path]:
     """A stopped data directory to copy from, since initdb is the slow part."""
-    with new_place() as place:
+    with new_place(run_dir) as place:
         embedded.ensure(place / "data", durable=False, binaries=pg_bin)
         embedded.stop(place / "data")
         yield place / "data"
 
 
 @contextlib.contextmanager
-def new_place() -> Iterator[Path]:
+def new_place(run_dir: Path) -> Iterator[Path]:
     # Not tmp_path: as root that lies below a folder closed to the server's user.
-    place = Path(tempfile.mkdtemp(prefix="kat-"))
+    place = Path(tempfile.mkdtemp(dir=run_dir))
     place.chmod(0o711)
     try:
         yield place
@@ -57,8 +57,8 @@ def new_place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    with new_place() as path:
+def place(run_dir) -> Iterator[Path]:
+    with new_place(run_dir) as path:
         yield path
 
 
@@ -357,6 +357,21 @@ def test_missing_roles_and_database_are_made_again(data, start):
         connection.execute("DROP DATABASE kattegat")
         connection.execute("DROP ROLE kat_app")
     assert ask(start(data), "SELECT current_user", "kat_app") == [("kat_app",)]
+
+
+@linux
+def test_waits_patiently_for_a_slow_server_and_reports(data, start, monkeypatch):
+    monkeypatch.setattr(postmaster, "REPORT_SECONDS", 0)
+    first = start(data)
+    heard = []
+
+    def wake(message: str) -> None:
+        heard.append(message)
+        os.kill(first.pid, signal.SIGCONT)
+
+    os.kill(first.pid, signal.SIGSTOP)
+    assert start(data, progress=wake).pid == first.pid
+    assert "starting or recovering" in heard[0]
 
 
 # What cannot work

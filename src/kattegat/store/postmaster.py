@@ -15,22 +15,28 @@ from psycopg.conninfo import make_conninfo
 
 from kattegat.store.layout import PORT, Layout
 
+REPORT_SECONDS = 5.0
+
 
 def ping(layout: Layout) -> pq.Ping:
-    # A user and a database are named so that libpq looks up neither our own name nor our environment.
-    target = make_conninfo("", host=str(layout.socket_dir()), port=PORT, user="kat_admin", dbname="postgres")
+    # A user and a database are named so that libpq looks up neither our own name nor our environment. A stopped or
+    # swapped-out server leaves us in the queue of its socket: not for ever, and that is no answer.
+    target = make_conninfo(
+        "", host=str(layout.socket_dir()), port=PORT, user="kat_admin", dbname="postgres", connect_timeout=2
+    )
     return pq.Ping(pq.PGconn.ping(target.encode()))
 
 
 def patience() -> Iterator[bool]:
-    """Wait ever longer between tries, up to half a second; True about every five seconds: time to say something."""
-    pause, since = 0.02, 0.0
+    """Wait ever longer between tries, up to half a second; True every REPORT_SECONDS: time to say something."""
+    pause, said = 0.02, time.monotonic()
     while True:
         time.sleep(pause)
-        since += pause
         pause = min(pause * 1.5, 0.5)
-        yield since >= 5
-        since = 0.0 if since >= 5 else since
+        due = time.monotonic() - said >= REPORT_SECONDS
+        yield due
+        if due:
+            said = time.monotonic()
 
 
 def _pid_file(layout: Layout) -> list[str]:
