@@ -1,0 +1,1 @@
+"""SSH: the wire protocol and the algorithms of a server, without logging in."""

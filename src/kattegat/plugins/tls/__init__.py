@@ -1,0 +1,1 @@
+"""TLS: the wire protocol, the cipher suites and the certificates of a server."""
