@@ -9,7 +9,7 @@ from typing import get_args
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kattegat.plugins.mail.questions import Status
@@ -365,6 +365,8 @@ def test_an_invalid_address_is_refused() -> None:
 
 # --- parser
 
+# A loaded machine must not fail a test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 TERMS = st.lists(
     st.sampled_from(
         [
@@ -414,6 +416,7 @@ TERMS = st.lists(
 )
 
 
+@UNTIMED
 @given(TERMS)
 @example(["\u212a=x"])
 @example(["a:" + "a" * 20000 + "_"])
@@ -429,12 +432,14 @@ def test_any_text_parses_or_raises_the_typed_error_and_what_parses_prints_to_an_
     assert parse(str(record).encode("ascii")) == record
 
 
+@UNTIMED
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_any_octets_parse_or_raise_the_typed_error(data: bytes | str) -> None:
     with contextlib.suppress(SpfSyntaxError):
         parse(data)
 
 
+@UNTIMED
 @given(TERMS, st.sampled_from(get_args(Status)), st.booleans())
 def test_analysis_and_evaluation_of_any_record_end_with_a_result(terms: list[str], status: Status, six: bool) -> None:
     record = " ".join(["v=spf1", *terms]).encode("utf-8", "replace")
