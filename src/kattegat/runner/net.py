@@ -1,0 +1,124 @@
+"""What a scanner reaches the world with: one object per job, put together from the parts that do the work."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from kattegat.model.work import Limits
+from kattegat.plugin import DnsReply, HttpReply, Known, Stream, ToolReply
+from kattegat.runner import dns, http, ports
+from kattegat.runner.dial import Dialer
+from kattegat.runner.guard import Guard, own_addresses
+from kattegat.runner.limits import Journal, Permits, Rules, Unreached, lenient_tls
+from kattegat.runner.tools import Tools
+from kattegat.settings import Settings
+
+
+class Shared:
+    """What all jobs of a runner process share. Made inside a running event loop."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        resolvers: Sequence[dns.Server],
+        *,
+        vantage: str = "internet",
+        machine: Sequence[str] | None = None,
+    ) -> None:
+        self.rules = rules
+        self.resolvers = tuple(resolvers)
+        self.vantage = vantage
+        self.permits = Permits(rules)
+        self.tools = Tools(rules)
+        self.tls: ssl.SSLContext = lenient_tls()
+        self._machine = tuple(machine) if machine is not None else None
+
+    @classmethod
+    def of(cls, settings: Settings, vantage: str = "internet") -> Shared:
+        """As the install's settings say; raises `UsageError` for a resolver that can't be read."""
+        return cls(Rules.of(settings), dns.resolvers(settings.dns_server), vantage=vantage)
+
+    def machine(self) -> frozenset[str]:
+        """The addresses of this machine as they are now: they change, with a lease or a container."""
+        return frozenset(self._machine) if self._machine is not None else own_addresses()
+
+
+class GuardedNet:
+    """Implements `plugin.Net` for one job."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        limits: Limits,
+        *,
+        scanner: str = "",
+        options: Mapping[str, Any] | None = None,
+        known: Mapping[str, tuple[Known[Any], ...]] | None = None,
+    ) -> None:
+        self.vantage = shared.vantage
+        self.options: Mapping[str, Any] = dict(options or {})
+        self.known: Mapping[str, tuple[Known[Any], ...]] = dict(known or {})
+        self.journal = Journal(shared.rules)
+        self._shared, self._rules, self._scanner = shared, shared.rules, scanner
+        guard = Guard(limits, shared.machine())
+        self._dns = dns.Client(shared.resolvers, shared.rules, self.journal, self._datagram)
+        self._dialer = Dialer(guard, self._dns, shared.rules, self.journal, self._connection, shared.tls)
+
+    def _connection(self, address: str) -> AbstractAsyncContextManager[None]:
+        return self._shared.permits.connection(address, self._scanner)
+
+    @asynccontextmanager
+    async def _datagram(self, address: str) -> AsyncIterator[None]:
+        # Questions are small and answered at once: they are counted like attempts, not like connections.
+        async with self._shared.permits.attempt(address):
+            yield
+
+    async def resolve(self, name: str) -> list[str]:
+        """The addresses of a name that may be contacted; see `plugin.Net`."""
+        return await self._dialer.resolve(name)
+
+    async def dns(self, name: str, rdtype: str, *, server: str | None = None, dnssec: bool = False) -> DnsReply:
+        """One question to the resolver, or to a server `ADDRESS[:PORT]`; see `plugin.Net`."""
+        target: dns.Server | None = None
+        if server is not None:
+            asked = dns.server(server)
+            target = dns.Server(self._dialer.check(asked.address), asked.port)
+        return await self._dns.ask(name, rdtype, target, dnssec=dnssec)
+
+    async def connect(self, host: str, port: int, *, tls: str | None = None) -> Stream:
+        """A connection; see `plugin.Net`."""
+        return await self._dialer.connect(host, port, tls=tls)
+
+    async def get(self, url: str, *, address: str | None = None, headers: Mapping[str, str] | None = None) -> HttpReply:
+        """GET without following redirects; see `plugin.Net`."""
+        return await http.get(self._dialer, self._rules, url, address=address, headers=headers)
+
+    async def ports(self, address: str, ports_: Sequence[int]) -> AsyncIterator[tuple[int, str]]:
+        """Tries ports; see `plugin.Net`."""
+        checked = self._dialer.check(address)
+        async for result in ports.scan(self._dialer, self._rules, checked, ports_, self._shared.permits.attempt):
+            yield result
+
+    def has(self, tool: str) -> bool:
+        """Whether an external program is installed here."""
+        return self._shared.tools.find(tool) is not None
+
+    async def run(self, tool: str, *arguments: str, stdin: bytes = b"", targets: Sequence[str] = ()) -> ToolReply:
+        """Runs an external program; see `plugin.Net`. `targets` are addresses."""
+        checked = [self._dialer.check(target) for target in targets]
+        if not self.has(tool):
+            raise Unreached(f"{tool} is not installed on this runner.", "local")
+        self.journal.tool, self.journal.arguments = tool, list(arguments)
+        self.journal.tool_version = await self._shared.tools.version(tool)
+        for address in checked:
+            self.journal.contacted(address)
+        reply = await self._shared.tools.run(tool, arguments, stdin)
+        self.journal.count(len(reply.stdout) + len(reply.stderr))
+        return reply
+
+    async def close(self) -> None:
+        """Ends what the scanner left open."""
+        await self._dialer.close()
