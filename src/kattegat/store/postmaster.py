@@ -153,7 +153,7 @@ def telling(text: str, *, sure: bool = True) -> str:
         if found[1] in ("LOG", "WARNING"):
             # Some FATAL lines only sum up what was said before them.
             cause = cause or (found[2] if re.search("could not|invalid|syntax|unrecognized", found[2]) else "")
-        elif cause and re.search("contains errors|could not create any|aborting startup", found[2]):
+        elif cause and re.search("contains errors|could not create any|could not load|aborting startup", found[2]):
             return cause
         else:
             return found[2]

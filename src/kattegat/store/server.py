@@ -27,6 +27,7 @@ from kattegat.store.account import (
     Account,
     bin_dir,
     choose_account,
+    make_data_dir,
     make_folders,
     make_socket_dir,
     usable_binaries,
@@ -149,7 +150,7 @@ def ensure(
         # Before anything is changed, the lock file included.
         _check_major(layout, layout.cluster_major(), version)
         account = choose_account(layout)
-        layout.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_data_dir(layout, account)
         with layout.locked(tell):
             # Another process may have made the cluster while we waited for the lock.
             major = layout.cluster_major()
