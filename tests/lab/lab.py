@@ -42,7 +42,7 @@ PROGRAMS = {
     "ldns-signzone": "ldnsutils",
     "unbound": "unbound",
     "unbound-control": "unbound",
-    "nginx": "nginx-light",
+    "nginx": "nginx",
     "postfix": "postfix",
     "sshd": "openssh-server",
     "ssh-keygen": "openssh-client",

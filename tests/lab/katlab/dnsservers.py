@@ -141,6 +141,7 @@ class Dns:
         lines = [
             "server:",
             f"    rundir: {state}",
+            f"    identity: {name}.nic.test",
             f"    listen: [ {v4(number)}@53, {v6(number)}@53 ]",
             "    udp-workers: 1",
             "    tcp-workers: 1",
@@ -197,6 +198,7 @@ class Dns:
     local-zone: "test." nodefault
     local-zone: "10.in-addr.arpa." nodefault
     local-zone: "d.f.ip6.arpa." nodefault
+    identity: "resolver.nic.test"
     num-threads: 1
     outgoing-range: 512
     # A server that was stopped and started again must be asked again soon.

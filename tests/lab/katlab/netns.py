@@ -24,6 +24,7 @@ PREFIX = "katlab-"
 _NAME = re.compile(r"^katlab-(?P<pid>\d+)-(?P<tag>[0-9a-f]{6})(?:-(?P<host>[a-z0-9]+))?$")
 #: `ip netns exec` binds the files in here over those in /etc, for the processes of that namespace only.
 _ETC_NETNS = Path("/etc/netns")
+_DEAD = "dead"
 
 
 def ip(*args: str, batch: list[str] | None = None) -> str:
@@ -67,6 +68,9 @@ def build(ident: str, resolver: str) -> dict[str, Host]:
         if name == "many":
             commands.append(f"route add local {topology.MANY_NETWORK} dev lo")
         if name == "scanner":
+            # Through a gateway the many addresses cost one neighbour entry; the kernel's table has room for 1,024.
+            gateway = topology.v4(topology.HOSTS["many"][0])
+            commands.append(f"route add {topology.MANY_NETWORK} via {gateway} dev eth0")
             # Frames to a hardware address nobody has: what a firewall that drops looks like from outside.
             commands += [
                 f"neigh replace {address} lladdr 02:00:00:00:00:01 dev eth0 nud permanent"
@@ -150,7 +154,7 @@ def clean(*, everything: bool = False) -> list[str]:
     candidates = set(names())
     candidates |= {path.name for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*") if path.owner() == "root"}
     candidates |= {path.name for path in _ETC_NETNS.glob(f"{PREFIX}*")}
-    idents = {f"{PREFIX}{m['pid']}-{m['tag']}" for name in candidates if (m := _NAME.match(name))}
+    idents = {f"{PREFIX}{m['pid']}-{m['tag']}" for m in map(_NAME.match, candidates) if m}
     removed = []
     for ident in sorted(idents):
         if everything or not _owner_alive(ident):
@@ -163,7 +167,9 @@ def _owner_alive(ident: str) -> bool:
     try:
         pid, birth = (state_directory(ident) / "owner").read_text().split()
     except (OSError, ValueError):
-        return False
+        # No note yet, or no longer: another process may be just starting or ending it, so its pid alone decides.
+        found = _NAME.match(ident)
+        return found is not None and _birth(int(found["pid"])) != _DEAD
     return _birth(int(pid)) == birth
 
 
@@ -172,5 +178,5 @@ def _birth(pid: int) -> str:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return "dead"
+        return _DEAD
     return stat.rpartition(")")[2].split()[19]
