@@ -32,7 +32,7 @@ from kattegat.plugins.mail.spf import (
     run,
     run_async,
 )
-from kattegat.plugins.mail.spf_macro import target_name
+from kattegat.plugins.mail.spf_macro import expand, parse_macro_string, target_name
 from kattegat.plugins.mail.spf_policy import MAX_QUESTIONS, MAX_RECORDS
 
 NXDOMAIN = Answer("nxdomain")
@@ -270,6 +270,7 @@ def test_mx_hosts_over_ten_and_without_address() -> None:
         ("too-many-mx", "example.org"),
         ("name-not-found", "mx3.example.org"),
     ]
+    assert found.void_lookups == 1
 
 
 def test_a_policy_without_end_is_cut_off() -> None:
@@ -356,6 +357,33 @@ def test_an_internationalised_domain_is_asked_for_in_its_ascii_form() -> None:
     entries["xn--mller-kva.example.example.org A"] = "127.0.0.2"
     assert check(entries, sender="joe@müller.example").result == "pass"
     assert check({}, sender=f"joe@{'ü' * 80}.example").result == "none"
+
+
+PTR = "1.2.0.192.in-addr.arpa PTR"
+
+
+def test_ptr_matches_names_below_the_target_that_point_back_and_no_look_alikes() -> None:
+    entries = {"example.org TXT": "v=spf1 ptr -all", "a.example.org A": "192.0.2.1", "notexample.org A": "192.0.2.1"}
+    assert check(entries | {PTR: "A.Example.org"}).result == "pass"
+    assert check(entries | {PTR: "notexample.org"}).result == "fail"
+    assert check(entries | {PTR: "a.example.org", "a.example.org A": "192.0.2.2"}).result == "fail"
+    assert check({**entries, PTR: Answer("timeout")}).result == "fail"
+
+
+def test_of_a_reverse_lookup_ten_names_are_looked_at() -> None:
+    entries: dict[str, str | list[str] | Answer] = {f"n{i}.example.net A": "192.0.2.7" for i in range(10)}
+    entries |= {"example.org TXT": "v=spf1 ptr -all", "a.example.org A": "192.0.2.1"}
+    others = [f"n{i}.example.net" for i in range(10)]
+    assert check(entries | {PTR: [*others[1:], "a.example.org"]}).result == "pass"
+    assert check(entries | {PTR: [*others, "a.example.org"]}).result == "fail"
+
+
+def test_lookups_for_the_explanation_do_not_count() -> None:
+    entries: dict[str, str | list[str] | Answer] = {"x.example.org A": [], "y.example.org A": []}
+    entries |= {"example.org TXT": "v=spf1 a:x.%{d} a:y.%{d} a:z.%{d} -all exp=why.%{d}", PTR: NXDOMAIN}
+    entries |= {"z.example.org A": "192.0.2.7"}
+    result = check(entries | {"why.example.org TXT": "%{p} at %{t}, says %{r}"})
+    assert (result.explanation, result.lookups, result.void_lookups) == ("unknown at 0, says unknown", 3, 2)
 
 
 def test_an_invalid_address_is_refused() -> None:
@@ -474,10 +502,38 @@ def test_parsed_terms() -> None:
     assert str(record) == "v=spf1 a ?mx:example.net/24//64 -ip6:2001:db8::/32 redirect=_spf.%{d2} x="
 
 
+@pytest.mark.parametrize(
+    "term",
+    [
+        "a:%{d0}.example.org",
+        "ip6:fe80::1%1",
+        "ip6:1.2.3.4",
+        "ip4:01.2.3.4",
+        "a:%{dr5}.x.y",
+        "a:%{z}.x",
+        "-exp=a.b",
+        "a /8",
+    ],
+)
+def test_terms_that_break_the_syntax(term: str) -> None:
+    with pytest.raises(SpfSyntaxError) as caught:
+        parse(f"v=spf1 {term}")
+    assert [(error.position, error.text) for error in caught.value.errors][-1][1] in term
+
+
+def test_url_escapes_leave_only_unreserved_characters() -> None:
+    parts = parse_macro_string("%{L} %{l}", explanation=True)
+    assert expand(parts, {"l": "a/b:c-d_e.f~g"}) == "a%2Fb%3Ac-d_e.f~g a/b:c-d_e.f~g"
+
+
 def test_a_name_over_253_characters_loses_labels_from_the_left() -> None:
     label = "a" * 49
     name = ".".join([label] * 6)
     assert target_name(name + ".") == ".".join([label] * 5)
+    exact = ".".join(["b" * 63, "b" * 63, "b" * 63, "b" * 61])
+    assert len(exact) == 253
+    assert target_name(exact) == exact
+    assert target_name("c." + exact[1:]) == exact[1:]  # of 254 characters
     assert target_name("a..b") is None
     assert target_name("a" * 64 + ".b") is None
     assert target_name("\u212a.b") is None
