@@ -75,6 +75,7 @@ class Lab:
         self._many = 0
         self._generation = 0
         self._started = False
+        self._owner = os.getpid()
         self._doors: list[Door] = []
 
     @property
@@ -107,7 +108,10 @@ class Lab:
         probe = f"{netns.PREFIX}{os.getpid()}-{secrets.token_hex(3)}"
         try:
             netns.ip("netns", "add", f"{probe}-net")
-            netns.ip("netns", "delete", f"{probe}-net")
+            try:
+                netns.ip("netns", "exec", f"{probe}-net", "true")
+            finally:
+                netns.ip("netns", "delete", f"{probe}-net")
         except CommandFailedError as error:
             return f"The laboratory can't make network namespaces here; run it in a privileged container ({error})"
         return None
@@ -177,7 +181,8 @@ class Lab:
 
     def stop(self) -> None:
         """Take everything down: processes, namespaces, files. Does nothing when it isn't running."""
-        if not self._started:
+        # A forked child inherits the exit handler, but the laboratory is its parent's.
+        if not self._started or os.getpid() != self._owner:
             return
         for door in self._doors:
             door.close()

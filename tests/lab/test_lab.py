@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from katlab import netns, topology
+from katlab.server import listening
 
 from lab import PROGRAMS, Lab, LabError, NotPossibleError
 
@@ -269,6 +270,19 @@ def test_good_site_has_every_header(lab: Lab) -> None:
     assert {"Secure", "HttpOnly", "SameSite=Strict"} <= {part.strip() for part in found["set-cookie"].split(";")}
 
 
+@pytest.mark.parametrize(
+    "name", ["expired.bad.test", "soon.bad.test", "chain.bad.test", "weakkey.bad.test", "old.bad.test", "www.lame.test"]
+)
+def test_sites_with_one_fault_are_right_otherwise(lab: Lab, name: str) -> None:
+    assert headers(curl(lab, f"http://{name}/"))["location"] == f"https://{name}/"
+    weak = ["--insecure", "--ciphers", "DEFAULT:@SECLEVEL=0", "--resolve", f"{name}:443:{lab.names[name][0]}"]
+    weak += ["--tls-max", "1.1", "--tlsv1.0"] if name.startswith("old.") else []
+    found = headers(curl(lab, f"https://{name}/", *weak))
+    assert found.keys() >= {"strict-transport-security", "content-security-policy", "x-content-type-options"}
+    assert found["server"] == "nginx"
+    assert "Expires: 20" in curl(lab, f"https://{name}/.well-known/security.txt", *weak)
+
+
 def test_bad_site_has_none(lab: Lab) -> None:
     for url in ("http://www.bad.test/", "https://www.bad.test/"):
         response = curl(lab, url, "--insecure", "--tls-max", "1.2", "--ciphers", "ALL:@SECLEVEL=0")
@@ -401,6 +415,40 @@ def test_sshfp_matches(lab: Lab) -> None:
     answer = short(lab, "ssh.good.test", "SSHFP")[0].split()
     shown = lab.run(["ssh-keyscan", "-D", "-T", "10", "-t", "ed25519", "ssh.good.test"]).stdout
     assert "".join(answer[2:]).lower() in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "ports"),
+    [
+        ("www.good.test", {80, 443}),
+        ("www.bad.test", {80, 443}),
+        ("old.bad.test", {80, 443}),
+        ("expired.bad.test", {80, 443}),
+        ("plain.good.test", {80}),
+        ("ports.bad.test", {21, 23, 3306, 5432, 6379, 8080, 9200}),
+        ("silent.bad.test", {80, 443}),
+        ("filtered.bad.test", set()),
+        ("mail.good.test", {25, 465, 587}),
+        ("mail.bad.test", {25}),
+        ("ssh.good.test", {22}),
+        ("ssh.bad.test", {22}),
+        ("ns1.nic.test", {53}),
+    ],
+)
+def test_open_ports_are_those_of_the_table(lab: Lab, name: str, ports: set[int]) -> None:
+    address = lab.names[name][0]
+    hosts = [host.netns for host in lab.hosts.values() if address in host.ipv4]
+    found = {port for netns_name in hosts for kind, at, port in listening(netns_name) if (kind, at) == ("tcp", address)}
+    assert found == ports
+    everywhere = {port for netns_name in hosts for _, at, port in listening(netns_name) if at in ("0.0.0.0", "*", "::")}
+    assert not everywhere
+
+
+def test_the_table_knows_every_name() -> None:
+    table = RUN.with_name("README.md").read_text()
+    for name in topology.published_names():
+        label, _, zone = name.partition(".")
+        assert f"`{name}`" in table or (f"`{label}`" in table and f"`{zone}`" in table) or zone in ("nic.test",), name
 
 
 # --- the laboratory itself ---------------------------------------------------------------------------------------
