@@ -1,0 +1,150 @@
+"""Results on their way to the door: in memory, and on disk when the door is away for long or the runner ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from kattegat.model.work import Result
+
+MEMORY = 64 * 1024 * 1024
+SUFFIX = ".result"
+
+Lease = tuple[int, int]
+
+
+class Outbox:
+    """Finished results that the door has not taken yet, oldest first.
+
+    `folder` is made when it is missing, readable by its owner only: evidence may hold secrets. What is there from an
+    earlier run is part of the outbox.
+    """
+
+    def __init__(self, folder: Path, memory: int = MEMORY) -> None:
+        self._folder = folder
+        self._most = memory
+        self._held: OrderedDict[Lease, bytes] = OrderedDict()
+        self._size = 0
+        self._spooled: OrderedDict[Lease, Path] = OrderedDict()
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for leftover in folder.glob("*.part"):
+            leftover.unlink(missing_ok=True)  # was never whole, so was never promised
+        for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
+            lease = _lease(path)
+            if lease is not None:
+                self._spooled[lease] = path
+        self._note()
+
+    def __len__(self) -> int:
+        return len(self._held) + len(self._spooled)
+
+    @property
+    def leases(self) -> list[Lease]:
+        """The leases of everything that waits."""
+        return [*self._spooled, *self._held]
+
+    @property
+    def full(self) -> bool:
+        """Whether memory holds more than it should because the disk could not take it: no time for new work."""
+        return self._size > self._most
+
+    def _note(self) -> None:
+        if len(self):
+            self._some.set()
+            self._none.clear()
+        else:
+            self._some.clear()
+            self._none.set()
+
+    async def wait(self) -> None:
+        """Returns when there is something to hand in."""
+        await self._some.wait()
+
+    async def wait_empty(self) -> None:
+        """Returns when everything has been handed in."""
+        await self._none.wait()
+
+    def put(self, result: Result) -> None:
+        """Takes a result in. Beyond the bound on memory it goes to disk; if the disk refuses, it stays in memory."""
+        lease, content = (result.task_id, result.lease_token), msgspec.msgpack.encode(result)
+        if self._size + len(content) > self._most and self._spool(lease, content):
+            self._note()
+            return
+        self._held[lease] = content
+        self._size += len(content)
+        self._note()
+
+    def next(self) -> tuple[Lease, bytes] | None:
+        """The oldest result, packed, left in place until `drop`; None when there is none."""
+        while self._spooled:
+            lease, path = next(iter(self._spooled.items()))
+            try:
+                content = path.read_bytes()
+                msgspec.msgpack.decode(content, type=Result)
+            except (OSError, msgspec.MsgspecError) as problem:
+                # Left on disk for a person to look at, under a name that is not tried again.
+                structlog.get_logger().error("spooled_result_unreadable", file=str(path), problem=str(problem))
+                del self._spooled[lease]
+                _aside(path)
+                continue
+            return lease, content
+        self._note()
+        return next(iter(self._held.items()), None)
+
+    def drop(self, lease: Lease) -> None:
+        """Forgets a result: it was taken, or will never be."""
+        content = self._held.pop(lease, None)
+        if content is not None:
+            self._size -= len(content)
+        path = self._spooled.pop(lease, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+        self._note()
+
+    def save(self) -> int:
+        """Writes to disk what is only in memory, and says how many could not be written."""
+        lost = 0
+        for lease, content in list(self._held.items()):
+            if self._spool(lease, content):
+                del self._held[lease]
+                self._size -= len(content)
+            else:
+                lost += 1
+        return lost
+
+    def _spool(self, lease: Lease, content: bytes) -> bool:
+        path = self._folder / f"{lease[0]}-{lease[1]}{SUFFIX}"
+        part = path.with_suffix(".part")
+        try:
+            with open(part, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+        except OSError as problem:
+            structlog.get_logger().error("result_not_spooled", task=lease[0], problem=str(problem))
+            part.unlink(missing_ok=True)
+            return False
+        self._spooled[lease] = path
+        return True
+
+
+def _aside(path: Path) -> None:
+    try:
+        path.rename(path.with_suffix(".unreadable"))
+    except OSError as problem:
+        structlog.get_logger().error("result_not_set_aside", file=str(path), problem=str(problem))
+
+
+def _lease(path: Path) -> Lease | None:
+    task, _, token = path.name.removesuffix(SUFFIX).partition("-")
+    return (
+        (int(task), int(token)) if task.isascii() and task.isdigit() and token.isascii() and token.isdigit() else None
+    )
