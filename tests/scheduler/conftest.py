@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sqlalchemy import Connection, text
 
 from kattegat.model.assets import Asset, type_of
+from kattegat.registry import Plugin, Registry
 from kattegat.store.database import Database
 
 AddAsset = Callable[..., int]
@@ -52,3 +57,16 @@ def add_asset(database: Database, organisation: int) -> AddAsset:
             return int(made.scalar_one())
 
     return add
+
+
+@pytest.fixture(scope="session")
+def sample() -> ModuleType:
+    """The plugin for tests."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "samples"))
+    return importlib.import_module("katsample")
+
+
+@pytest.fixture(scope="session")
+def registry(sample: ModuleType) -> Registry:
+    """A registry of the plugin for tests alone."""
+    return Registry([Plugin("katsample", sample)])

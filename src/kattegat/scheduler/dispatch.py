@@ -1,0 +1,210 @@
+"""From schedules to scan tasks: what is due now, in which order, and no more than the queue should hold.
+
+In order: what a person asked for, what has never run, then what is most overdue for how often it is to run. Each of
+the three is read from the front of one index, so a million sources that are not due cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from kattegat.scheduler import queue
+from kattegat.scheduler.queue import NewTask, Returned
+
+QUEUE_HOLDS = 2000
+REQUESTED, NEVER_RUN, USUAL = 0, 50, 100
+RETRY_SECONDS = 600.0
+JITTER = 0.05
+
+# Not only scans: when the workers can't keep up with results, more scans would only make it worse.
+WAITING = text(
+    """
+    SELECT count(*) FROM (
+      SELECT FROM task WHERE kind IN ('scan', 'ingest') AND state = 'queued' AND source_id IS NOT NULL LIMIT :most
+    ) AS waiting
+    """
+)
+DUE = text(
+    """
+    WITH front AS (
+      SELECT d.* FROM unnest(ARRAY[0, 50, 100]) AS p(priority) CROSS JOIN LATERAL (
+        SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every FROM schedule h
+        WHERE h.hold = '' AND h.priority = p.priority AND h.due_at <= now()
+          AND (CAST(:organisations AS bigint[]) IS NULL OR h.organisation_id = ANY(CAST(:organisations AS bigint[])))
+          AND NOT EXISTS (
+            SELECT FROM task t WHERE t.organisation_id = h.organisation_id AND t.source_id = h.id
+              AND t.kind IN ('scan', 'ingest') AND t.state IN ('queued', 'leased'))
+        ORDER BY h.due_at, h.id LIMIT :most
+        FOR UPDATE OF h SKIP LOCKED
+      ) AS d
+    )
+    SELECT f.organisation_id, f.id, f.priority, s.scanner, s.vantage, h.requested_by
+    FROM front f
+    JOIN schedule h ON h.organisation_id = f.organisation_id AND h.id = f.id
+    JOIN source s ON s.organisation_id = f.organisation_id AND s.id = f.id
+    ORDER BY f.priority, extract(epoch FROM now() - f.due_at) / greatest(extract(epoch FROM f.every), 1) DESC, f.id
+    LIMIT :most
+    """
+)
+# The next time is a guess until the run has ended; without it a task that ends dead would never be tried again.
+SENT = text(
+    """
+    UPDATE schedule h SET due_at = now() + h.every, priority = 100, requested_by = ''
+    FROM unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[])) AS r(organisation_id, id)
+    WHERE h.organisation_id = r.organisation_id AND h.id = r.id
+    """
+)
+# A source that became due while it ran (somebody asked, a fact it uses changed) stays due.
+RAN = text(
+    """
+    UPDATE schedule h
+    SET tries = CASE r.outcome WHEN 'failed' THEN h.tries + 1 ELSE 0 END,
+        priority = CASE WHEN r.again THEN h.priority ELSE 100 END,
+        requested_by = CASE WHEN r.again THEN h.requested_by ELSE '' END,
+        due_at = CASE WHEN r.again THEN h.due_at ELSE
+          r.ended_at + (1 + :jitter * (2 * random() - 1)) * CASE r.outcome
+            WHEN 'failed' THEN least(h.every, make_interval(secs => :base * power(2, least(h.tries, 20))))
+            ELSE h.every END END
+    FROM (
+      SELECT r.*, h.due_at <= now() AND h.due_at > r.started_at AS again
+      FROM unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[]), CAST(:outcomes AS text[]),
+                  CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]))
+           AS r(organisation_id, id, outcome, started_at, ended_at)
+      JOIN schedule h ON h.organisation_id = r.organisation_id AND h.id = r.id
+      ORDER BY h.organisation_id, h.id FOR UPDATE OF h
+    ) AS r
+    WHERE h.organisation_id = r.organisation_id AND h.id = r.id
+    """
+)
+ASK = text(
+    """
+    WITH mine AS (
+      SELECT h.id FROM schedule h
+      WHERE h.organisation_id = :organisation AND h.id = ANY(CAST(:ids AS bigint[])) AND h.hold = ''
+      ORDER BY h.id FOR UPDATE
+    ), queued AS (
+      UPDATE task t SET priority = 0 FROM mine
+      WHERE t.organisation_id = :organisation AND t.source_id = mine.id AND t.kind = 'scan' AND t.state = 'queued'
+      RETURNING t.source_id AS id
+    ), due AS (
+      UPDATE schedule h SET due_at = now(), priority = 0, requested_by = :by FROM mine
+      WHERE h.organisation_id = :organisation AND h.id = mine.id AND mine.id NOT IN (SELECT id FROM queued)
+      RETURNING h.id
+    )
+    SELECT id FROM queued UNION SELECT id FROM due ORDER BY id
+    """
+)
+HELD = text(
+    """
+    SELECT id, hold FROM schedule
+    WHERE organisation_id = :organisation AND id = ANY(CAST(:ids AS bigint[])) AND hold <> '' ORDER BY id
+    """
+)
+
+
+class Requested(NamedTuple):
+    """The sources that will run next, and those that may not, with the reason."""
+
+    asked: list[int]
+    held: dict[int, str]
+
+
+class Ran(NamedTuple):
+    """A run of a source that has ended: for its next time."""
+
+    organisation_id: int
+    source_id: int
+    outcome: Literal["ok", "failed", "blocked"]
+    started_at: datetime
+    ended_at: datetime
+
+
+def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Collection[int] | None = None) -> list[int]:
+    """Queues scans of what is due until `holds` scans and results wait in the queue; gives the tasks."""
+    room = holds - int(conn.execute(WAITING, {"most": holds}).scalar_one())
+    if room <= 0:
+        return []
+    chosen = None if organisations is None else list(organisations)
+    found = conn.execute(DUE, {"most": room, "organisations": chosen}).all()
+    if not found:
+        return []
+    pushed = queue.push(
+        conn,
+        [
+            NewTask(
+                "scan",
+                row.organisation_id,
+                row.id,
+                row.scanner,
+                row.vantage,
+                row.priority,
+                payload={"requested_by": row.requested_by} if row.requested_by else {},
+            )
+            for row in found
+        ],
+    )
+    conn.execute(SENT, {"organisations": [row.organisation_id for row in found], "ids": [row.id for row in found]})
+    return pushed
+
+
+def ran(conn: Connection, runs: Iterable[Ran], *, base_seconds: float = RETRY_SECONDS) -> None:
+    """Sets the next time of these sources: an interval after the end, sooner after a failure (doubling, at most that).
+
+    A run that was blocked would be blocked again, so it waits a whole interval.
+    """
+    listed = list(runs)
+    if not listed:
+        return
+    conn.execute(
+        RAN,
+        {
+            "organisations": [run.organisation_id for run in listed],
+            "ids": [run.source_id for run in listed],
+            "outcomes": [run.outcome for run in listed],
+            "started": [run.started_at for run in listed],
+            "ended": [run.ended_at for run in listed],
+            "jitter": JITTER,
+            "base": base_seconds,
+        },
+    )
+
+
+def request(conn: Connection, organisation_id: int, source_ids: Collection[int], by: str) -> Requested:
+    """Makes sources due now, before everything else. What is held stays held, and the answer says why."""
+    parameters = {"organisation": organisation_id, "ids": list(source_ids), "by": by}
+    asked = list(conn.execute(ASK, parameters).scalars())
+    held = {row.id: row.hold for row in conn.execute(HELD, parameters)}
+    return Requested(asked, held)
+
+
+def settle(conn: Connection, returned: Iterable[Returned]) -> list[int]:
+    """Queues the ingest of a failed run for every scan that ended dead, so that its source says what happened.
+
+    Gives the ingest tasks. Other tasks and those that were queued again are left alone.
+    """
+    tasks = [back.task for back in returned if back.became == "dead" and back.task.kind == "scan"]
+    return queue.push(
+        conn,
+        [
+            NewTask(
+                "ingest",
+                task.organisation_id,
+                task.source_id,
+                task.scanner,
+                priority=task.priority,
+                payload={
+                    "outcome": "failed",
+                    "reason": f"given up after {task.tries} tries: {task.reason}",
+                    "started_at": (task.started_at or task.created_at).isoformat(),
+                    "ended_at": (task.ended_at or task.created_at).isoformat(),
+                    "scan_task_id": task.id,
+                },
+            )
+            for task in tasks
+            if task.organisation_id is not None and task.source_id is not None
+        ],
+    )
