@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 import msgspec
+from msgspec.structs import replace
 
 from kattegat.plugins.exchange import MAX_REPLY, Cursor, WireError
 
@@ -148,13 +149,15 @@ def read_kexinit(payload: bytes) -> KexInit:
     if cursor.uint(1) != KEXINIT:
         raise WireError("SSH", "the message is no KEXINIT")
     cookie = cursor.take(16)
-    lists: list[tuple[str, ...]] = []
-    for _ in _LISTS:
-        names = cursor.vector(4)
-        lists.append(tuple(text(name) for name in names.split(b",")) if names else ())
-    guess = cursor.uint(1) != 0
-    cursor.take(4)
-    return KexInit(cookie, *lists, guess)  # type: ignore[arg-type,misc]  # the checker cannot count the lists
+
+    def names() -> tuple[str, ...]:
+        listed = cursor.vector(4)
+        return tuple(text(name) for name in listed.split(b",")) if listed else ()
+
+    found = KexInit(
+        cookie, names(), names(), names(), names(), names(), names(), names(), names(), names(), names(), False
+    )
+    return replace(found, guess_follows=cursor.uint(1) != 0)
 
 
 class ServerReader:

@@ -143,10 +143,15 @@ def verify_chain(
         leaf, facts = load(chain_der[0]), read_certificate(chain_der[0])
     except WireError as error:
         return ChainVerdict("invalid", str(error))
+    if facts.subject is None or facts.issuer is None or facts.not_after is None or facts.not_before is None:
+        return ChainVerdict("invalid", f"The certificate cannot be read in full: {' '.join(facts.problems)}")
     rest: list[x509.Certificate] = []
     for der in chain_der[1:]:
         try:
-            rest.append(load(der))
+            other = read_certificate(der)
+            # One that cannot even say who it is leads nowhere, and asking it again would raise.
+            if other.subject is not None and other.issuer is not None and other.not_after is not None:
+                rest.append(load(der))
         except WireError:
             continue
     anchors = roots if roots is not None else load_roots()
@@ -171,9 +176,9 @@ def _explain(
     """The reason why a chain was turned down, in the words of the field rather than of the library."""
     if facts.self_signed:
         return ChainVerdict("self-signed", "The certificate is signed by its own key only.")
-    if facts.not_after is not None and facts.not_after < at:
+    if facts.not_after and facts.not_after < at:
         return ChainVerdict("expired", f"The certificate expired on {facts.not_after:%Y-%m-%d}.")
-    if facts.not_before is not None and facts.not_before > at:
+    if facts.not_before and facts.not_before > at:
         return ChainVerdict("not-yet-valid", f"The certificate is valid from {facts.not_before:%Y-%m-%d} only.")
     top = _top(leaf, rest)
     if top.issuer == top.subject:
