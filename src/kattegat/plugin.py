@@ -187,6 +187,11 @@ class Facts(Sequence[F_co]):
         """The facts of one item."""
         return [entry.fact for entry in self.known if entry.item == item]
 
+    def gap(self, item: str) -> str:
+        """Why this item could not be measured, or "" when it was: then no fact of it means that there is none."""
+        start = f"{item}: "
+        return next((reason.removeprefix(start) for reason in self.unmeasured if reason.startswith(start)), "")
+
 
 class Context(msgspec.Struct, frozen=True):
     """What a check may look at beside facts: the asset, the time of judging, and its options in force."""

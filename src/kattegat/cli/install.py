@@ -1,0 +1,94 @@
+"""The install that a command works on: its settings, database, plugins, and the organisation asked for."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import text
+
+from kattegat import registry, settings
+from kattegat.errors import KattegatError, UsageError
+from kattegat.registry import Registry
+from kattegat.settings import Settings
+from kattegat.store import migrate, server
+from kattegat.store.database import Database, open_database
+
+DEFAULT_ORGANISATION = "default"
+
+ORGANISATION = text("SELECT id FROM organisation WHERE code = :code")
+CODES = text("SELECT code FROM organisation ORDER BY code LIMIT 20")
+LIVE = text("SELECT DISTINCT role FROM process WHERE seen_at > now() - interval '20 seconds'")
+
+
+class NoInstallError(KattegatError):
+    """A command that reads, where nothing has been installed yet."""
+
+
+class Install:
+    """An open install. `started_server` tells whether this command started the embedded server."""
+
+    def __init__(self, settings_: Settings, database: Database, *, started_server: bool) -> None:
+        self.settings = settings_
+        self.database = database
+        self.started_server = started_server
+
+    @property
+    def registry(self) -> Registry:
+        """The installed plugins."""
+        return registry.load()
+
+    def organisation(self, code: str) -> int:
+        """The number of an organisation; raises `UsageError` that lists those there are."""
+        with self.database.begin("kat_system") as connection:
+            number = connection.execute(ORGANISATION, {"code": code}).scalar()
+            if number is None:
+                codes = ", ".join(connection.execute(CODES).scalars()) or "none yet: kat scan makes the first"
+                raise UsageError(f"There is no organisation {code!r}; there are: {codes}.")
+        return int(number)
+
+    def live(self) -> set[str]:
+        """The roles of the processes that have been heard from just now."""
+        with self.database.begin("kat_system") as connection:
+            return set(connection.execute(LIVE).scalars())
+
+
+def actor() -> str:
+    """Who types, for the audit trail."""
+    try:
+        return f"{getpass.getuser()} (command line)"
+    except (KeyError, OSError):
+        return f"user {os.getuid()} (command line)"
+
+
+@contextmanager
+def opened(*, make: bool = False, progress: Callable[[str], None] | None = None) -> Iterator[Install]:
+    """The install of this environment. Only with `make` is a new one made; an older database is never migrated.
+
+    A server that this command started is stopped again when nothing else of the install runs.
+    """
+    chosen = settings.load()
+    started = False
+    if not chosen.database_url:
+        if not make and server.status(chosen.data_dir).state == server.State.ABSENT:
+            raise NoInstallError(f"There is no install in {chosen.data_dir} yet: kat scan or kat up makes one.")
+        started = server.status(chosen.data_dir).state != server.State.RUNNING
+    database = open_database(chosen, progress=progress)
+    install = Install(chosen, database, started_server=started)
+    try:
+        migrate.prepare(database)
+        yield install
+    finally:
+        stop = started and not _in_use(install)
+        database.close()
+        if stop:
+            server.stop(chosen.data_dir)
+
+
+def _in_use(install: Install) -> bool:
+    try:
+        return bool(install.live())
+    except KattegatError:
+        return False

@@ -1,0 +1,46 @@
+"""The `kat` command. Errors of ours end as one sentence on stderr and an exit code: 2 wrong usage, 3 not complete."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import structlog
+from cyclopts import App, CycloptsError
+from rich.console import Console
+
+from kattegat.cli import plugins
+from kattegat.errors import KattegatError
+
+app = App(
+    name="kat",
+    help="Watches over systems: scans what it may scan, keeps the evidence, judges it, reports what is wrong.",
+    version=lambda: version("kattegat"),
+    help_format="plaintext",
+)
+app.command(plugins.app)
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Runs `kat` and ends the process with its exit code."""
+    sys.exit(main(sys.argv[1:] if arguments is None else arguments))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs `kat`; gives the exit code."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except KattegatError as problem:
+        console.print(f"kat: {problem}", markup=False)
+        return problem.exit_code
+    except CycloptsError as problem:
+        console.print(f"kat: {' '.join(str(problem).split())} `kat --help` shows what there is.", markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("kat: stopped.", markup=False)
+        return 3
+    except BrokenPipeError:
+        return 0
+    return result if isinstance(result, int) else 0

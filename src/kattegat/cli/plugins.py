@@ -1,0 +1,137 @@
+"""`kat plugins list|show`: what is installed, without a database."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console, Group
+from rich.text import Text
+
+from kattegat import registry
+from kattegat.cli.output import emit, table
+from kattegat.errors import UsageError
+from kattegat.plugin import CheckSpec, Need, ScannerSpec
+from kattegat.registry import Registry
+
+app = App(name="plugins", help="The scanners and checks that are installed.")
+
+Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
+
+
+def _interval(spec: ScannerSpec) -> str:
+    hours = spec.every.total_seconds() / 3600
+    return f"{hours / 24:g} d" if hours % 24 == 0 else f"{hours:g} h"
+
+
+def _need(need: Need) -> str:
+    way = f" over {need.link}{' backwards' if need.backwards else ''}" if need.link else ""
+    return f"{need.fact.kind}{way}{' (optional)' if need.optional else ''}"
+
+
+def scanner_document(installed: Registry, spec: ScannerSpec) -> dict[str, Any]:
+    """A scanner as JSON."""
+    return {
+        "name": spec.name,
+        "plugin": installed.plugin_of[spec.name],
+        "about": spec.about.type,
+        "clearance": spec.clearance,
+        "every_seconds": int(spec.every.total_seconds()),
+        "yields": [fact.kind for fact in spec.yields],
+        "uses": [_need(need) for need in spec.uses],
+        "tool": spec.tool,
+        "version": spec.version,
+        "doc": spec.doc,
+        "options": [{"name": o.name, "default": o.default, "doc": o.doc} for o in spec.options],
+    }
+
+
+def check_document(installed: Registry, spec: CheckSpec) -> dict[str, Any]:
+    """A check as JSON."""
+    return {
+        "name": spec.name,
+        "plugin": installed.plugin_of[spec.name],
+        "about": spec.about.type,
+        "needs": [_need(need) for need in spec.needs],
+        "severity": spec.severity,
+        "title": spec.title,
+        "risk": spec.risk,
+        "fix": spec.fix,
+        "reference": spec.reference,
+        "openkat": list(spec.openkat),
+        "version": spec.version,
+        "options": [{"name": o.name, "default": o.default, "doc": o.doc} for o in spec.options],
+    }
+
+
+@app.command(name="list")
+def list_(*, json: Json = False) -> int:
+    """Lists every scanner and check.
+
+    Parameters
+    ----------
+    json
+        One JSON document on stdout, with the keys `scanners` and `checks`.
+    """
+    installed = registry.load()
+    document = {
+        "scanners": [scanner_document(installed, spec) for _, spec in sorted(installed.scanners.items())],
+        "checks": [check_document(installed, spec) for _, spec in sorted(installed.checks.items())],
+    }
+
+    def show(console: Console) -> None:
+        scanners = [
+            (spec.name, spec.about.type, spec.clearance, _interval(spec), ", ".join(f.kind for f in spec.yields))
+            for _, spec in sorted(installed.scanners.items())
+        ]
+        console.print(table(["scanner", "about", "clearance", "every", "facts"], scanners, title="Scanners"))
+        checks = [
+            (spec.name, spec.about.type, spec.severity, spec.title) for _, spec in sorted(installed.checks.items())
+        ]
+        console.print(table(["check", "about", "severity", "what is wrong when it fails"], checks, title="Checks"))
+
+    emit(document, json, show)
+    return 0
+
+
+@app.command
+def show(name: str, /, *, json: Json = False) -> int:
+    """Shows one scanner or check, or all that one plugin has.
+
+    Parameters
+    ----------
+    name
+        The name of a scanner, check or plugin.
+    json
+        One JSON document on stdout.
+    """
+    installed = registry.load()
+    plugin = installed.plugins.get(name)
+    documents: list[dict[str, Any]] = []
+    if name in installed.scanners:
+        documents.append(scanner_document(installed, installed.scanners[name]))
+    if name in installed.checks:
+        documents.append(check_document(installed, installed.checks[name]))
+    if not documents and plugin is not None:
+        documents += [scanner_document(installed, spec) for spec in plugin.scanners]
+        documents += [check_document(installed, spec) for spec in plugin.checks]
+    if not documents:
+        raise UsageError(f"There is no scanner, check or plugin {name!r}; `kat plugins list` shows them all.")
+    emit({"name": name, "entries": documents}, json, lambda console: console.print(_words(documents)))
+    return 0
+
+
+def _words(documents: list[dict[str, Any]]) -> Group:
+    parts: list[Text] = []
+    for document in documents:
+        text = Text(f"{document['name']}\n", style="bold")
+        for key, value in document.items():
+            if key in ("name", "options") or value in ("", []):
+                continue
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text.append(f"  {key.replace('_', ' ')}: ", style="dim")
+            text.append(f"{shown}\n", style="not bold")
+        for option in document["options"]:
+            text.append(f"  option {option['name']} (default {option['default']}): {option['doc']}\n", style="not bold")
+        parts.append(text)
+    return Group(*parts)

@@ -1,0 +1,260 @@
+"""Scanners: the records of a name, the names of an address, and what each name server of a zone says by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import dns.reversename
+
+from kattegat.plugin import (
+    Asset,
+    Blocked,
+    DnsReply,
+    Evidence,
+    Fact,
+    Found,
+    Hostname,
+    IPAddress,
+    Link,
+    Net,
+    NotMeasured,
+    NotReached,
+    Part,
+    days,
+    hours,
+    scanner,
+)
+from kattegat.plugins.dns import message
+
+__all__ = [
+    "DnsName",
+    "DnsRecords",
+    "DnsRecordsScanner",
+    "NameServerAnswer",
+    "NameServersScanner",
+    "ReverseDns",
+    "ReverseDnsScanner",
+]
+
+TYPES = ("A", "AAAA", "MX", "NS", "SOA", "TXT", "CAA")
+# Services that a domain announces under well-known names (RFC 6186, RFC 8314, RFC 6120, RFC 3263, RFC 6764).
+SERVICES = (
+    "_submission._tcp", "_submissions._tcp", "_imap._tcp", "_imaps._tcp", "_pop3s._tcp", "_sip._tls", "_sips._tcp",
+    "_xmpp-client._tcp", "_xmpp-server._tcp", "_caldavs._tcp", "_carddavs._tcp", "_autodiscover._tcp",
+)  # fmt: skip
+MOST_SERVERS = 16
+
+
+class DnsName(Fact, about=Hostname):
+    """Whether a name exists in the DNS, and the chain of its aliases."""
+
+    exists: bool
+    aliases: list[str]
+    dangling: bool
+    domain: str | None
+
+
+class DnsRecords(Fact, about=Hostname):
+    """The records of one type at a name, in presentation form; `ttl` in seconds. Item: the type.
+
+    There is no fact for a type that the name has no records of. Records behind an alias are the target's; only
+    addresses are followed.
+    """
+
+    rdtype: str
+    records: list[str]
+
+
+class ReverseDns(Fact, about=IPAddress):
+    """The names that an address has by its PTR records (RFC 1035 section 3.5)."""
+
+    names: list[str]
+
+
+class NameServerAnswer(Fact, about=Hostname):
+    """What one address of one name server says of the zone when it is asked itself. Item: `server|address`.
+
+    `problem` is "" or why the server is no use for the zone: it refuses, or answers without authority (lame).
+    """
+
+    server: str
+    address: str
+    problem: str
+    serial: int | None
+    servers: list[str]
+
+
+@scanner(
+    "dns-records", about=Hostname, clearance=0, every=hours(12), yields=[DnsName, DnsRecords], version=1,
+)  # fmt: skip
+class DnsRecordsScanner:
+    """Asks the resolver for A, AAAA, MX, NS, SOA, TXT, CAA and the usual SRV records of a name."""
+
+    async def fetch(self, host: Hostname, net: Net) -> Evidence:
+        questions = [(host.name, rdtype) for rdtype in TYPES]
+        if host.name.startswith("_"):
+            questions.append((host.name, "SRV"))
+        elif message.is_registrable(host):
+            questions += [(f"{service}.{host.name}", "SRV") for service in SERVICES]
+        replies = await asyncio.gather(*(net.dns(name, rdtype) for name, rdtype in questions))
+        _some_answer(replies)
+        return Evidence(tuple(message.part(reply) for reply in replies))
+
+    def parse(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
+        answers = [(part, message.read(part)) for part in evidence.named("dns")]
+        own = {str(part.notes["rdtype"]): answer for part, answer in answers if part.notes["name"] == host.name}
+        addresses = [own[rdtype] for rdtype in ("A", "AAAA") if rdtype in own and not own[rdtype].problem]
+        yield from self._name(host, own, addresses)
+        for part, answer in answers:
+            name, rdtype = str(part.notes["name"]), str(part.notes["rdtype"])
+            item = rdtype if name == host.name else f"{rdtype} {name}"
+            if answer.problem:
+                yield NotMeasured("DnsRecords", answer.problem, item, host)
+            elif answer.records and (not answer.aliases or rdtype in ("A", "AAAA")):
+                fact = DnsRecords(rdtype=rdtype, records=list(answer.records))
+                yield Found(host, fact, item, tuple(_links(host, rdtype, answer.records)))
+
+    def _name(
+        self, host: Hostname, own: dict[str, message.Answer], addresses: list[message.Answer]
+    ) -> Iterator[Found | NotMeasured]:
+        read = [answer for answer in own.values() if not answer.problem]
+        if not read:
+            yield NotMeasured("DnsName", next(iter(own.values())).problem, about=host)
+            return
+        aliases = next((answer.aliases for answer in read if answer.aliases), ())
+        # NXDOMAIN behind an alias speaks of the alias's target; the name itself is there.
+        missing = any(answer.rcode == "NXDOMAIN" for answer in read)
+        domain = message.registrable(host.name)
+        fact = DnsName(
+            exists=not missing or bool(aliases),
+            aliases=list(aliases),
+            dangling=bool(aliases) and missing and not any(answer.records for answer in addresses),
+            domain=domain,
+        )
+        links: list[Link] = []
+        target = message.hostname(aliases[0]) if aliases else None
+        if target is not None:
+            links.append(Link("alias_of", host, target))
+        if domain is not None and domain != host.name:
+            links.append(Link("part_of", host, Hostname(domain)))
+        yield Found(host, fact, links=tuple(links))
+
+
+def _links(host: Hostname, rdtype: str, records: tuple[str, ...]) -> Iterator[Link]:
+    for record in records:
+        words = record.split()
+        target: Asset | None = None
+        type_ = ""
+        if rdtype in ("A", "AAAA"):
+            type_, target = "resolves_to", IPAddress(record)
+        elif rdtype == "MX" and len(words) == 2:
+            type_, target = "mail_server", message.hostname(words[1])
+        elif rdtype == "NS":
+            type_, target = "name_server", message.hostname(record)
+        elif rdtype == "SRV" and len(words) == 4:
+            type_, target = "service_host", message.hostname(words[3])
+        if target is not None and target != host:
+            yield Link(type_, host, target)
+
+
+def _some_answer(replies: list[DnsReply]) -> None:
+    """A scan in which no question got an answer has measured nothing."""
+    if replies and all(reply.problem for reply in replies):
+        raise NotReached(replies[0].problem)
+
+
+@scanner("reverse-dns", about=IPAddress, clearance=0, every=days(1), yields=[ReverseDns])
+class ReverseDnsScanner:
+    """Asks the resolver which names an address has (PTR)."""
+
+    async def fetch(self, address: IPAddress, net: Net) -> Evidence:
+        reply = await net.dns(_reverse(address), "PTR")
+        _some_answer([reply])
+        return Evidence((message.part(reply),))
+
+    def parse(self, address: IPAddress, evidence: Evidence) -> Iterator[Found | NotMeasured]:
+        for part in evidence.named("dns"):
+            answer = message.read(part)
+            if answer.problem:
+                yield NotMeasured("ReverseDns", answer.problem)
+                continue
+            hosts = [host for host in map(message.hostname, answer.records) if host is not None]
+            links = tuple(Link("reverse_name", address, host) for host in hosts)
+            if hosts:
+                yield Found(address, ReverseDns(names=[host.name for host in hosts]), links=links)
+
+
+def _reverse(address: IPAddress) -> str:
+    return message.text(dns.reversename.from_address(address.address))
+
+
+@scanner(
+    "name-servers", about=Hostname, clearance=1, every=days(1), yields=[NameServerAnswer],
+    applies=message.is_registrable,
+)  # fmt: skip
+class NameServersScanner:
+    """Asks each address of each name server of a domain for its SOA and NS records, without recursion being needed."""
+
+    async def fetch(self, host: Hostname, net: Net) -> Evidence:
+        listed = await net.dns(host.name, "NS")
+        _some_answer([listed])
+        servers = message.read(message.part(listed)).records[:MOST_SERVERS]
+        parts = [message.part(listed)]
+        for found in await asyncio.gather(*(self._ask(host, server.rstrip(".").lower(), net) for server in servers)):
+            parts.extend(found)
+        return Evidence(tuple(parts))
+
+    async def _ask(self, host: Hostname, server: str, net: Net) -> list[Part]:
+        replies = await asyncio.gather(net.dns(server, "A"), net.dns(server, "AAAA"))
+        parts = [Part("address", reply.wire, {**message.part(reply).notes}) for reply in replies]
+        addresses = [address for part in parts for address in message.read(part).records]
+        for address in addresses[:4]:
+            for rdtype in ("SOA", "NS"):
+                try:
+                    reply = await net.dns(host.name, rdtype, server=address)
+                except Blocked as refusal:
+                    parts.append(Part("refused", b"", {"of": server, "server": address, "reason": str(refusal)}))
+                    break
+                parts.append(Part("server", reply.wire, {**message.part(reply).notes, "of": server, "server": address}))
+        return parts
+
+    def parse(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
+        listed = evidence.first("dns")
+        if listed is not None and (problem := message.read(listed).problem):
+            yield NotMeasured("NameServerAnswer", problem)
+            return
+        for part in evidence.named("address"):
+            answer = message.read(part)
+            if answer.problem:
+                yield NotMeasured(
+                    "NameServerAnswer", f"{part.notes['name']}: {answer.problem}", str(part.notes["name"])
+                )
+        for part in evidence.named("refused"):
+            item = f"{part.notes['of']}|{part.notes['server']}"
+            yield NotMeasured("NameServerAnswer", f"{part.notes['of']} was not asked: {part.notes['reason']}", item)
+        asked: dict[tuple[str, str], dict[str, message.Answer]] = {}
+        for part in evidence.named("server"):
+            place = asked.setdefault((str(part.notes["of"]), str(part.notes["server"])), {})
+            place[str(part.notes["rdtype"])] = message.read(part)
+        for (server, address), answers in asked.items():
+            soa = answers.get("SOA", message.Answer("it was not asked"))
+            if soa.problem and not soa.rcode:  # silence proves nothing; an answer that refuses does
+                yield NotMeasured("NameServerAnswer", f"{server} ({address}): {soa.problem}", f"{server}|{address}")
+            else:
+                yield Found(host, _answer(server, address, answers), f"{server}|{address}")
+
+
+def _answer(server: str, address: str, answers: dict[str, message.Answer]) -> NameServerAnswer:
+    soa, listed = answers.get("SOA", message.Answer("not asked")), answers.get("NS", message.Answer("not asked"))
+    problem = soa.problem
+    if not problem and not soa.authoritative:
+        problem = "it answers without authority for the zone"
+    elif not problem and not soa.records:
+        problem = "it has no SOA record for the zone"
+    serial = None
+    if not problem:
+        words = soa.records[0].split()
+        serial = int(words[2]) if len(words) > 2 and words[2].isdigit() else None
+    names = sorted({name.rstrip(".").lower() for name in listed.records})
+    return NameServerAnswer(server=server, address=address, problem=problem, serial=serial, servers=names)
