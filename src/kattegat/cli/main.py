@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 from kattegat.cli import plugins
+from kattegat.cli.scan import scan
 from kattegat.errors import KattegatError
 
 app = App(
@@ -18,6 +19,7 @@ app = App(
     version=lambda: version("kattegat"),
     help_format="plaintext",
 )
+app.command(scan)
 app.command(plugins.app)
 
 

@@ -87,7 +87,7 @@ class Supervisor:
         self.socket = socket_path(settings)
         here = [sys.executable, "-m"]
         web = [*here, "kattegat.web.process", "--socket", str(self.socket), *([] if http else ["--no-http"])]
-        runner = [*here, "kattegat.runner", "--server", f"unix:{self.socket}", "--token-file", str(token_file)]
+        runner = [*here, "kattegat.runner", "--door", f"unix:{self.socket}", "--token-file", str(token_file)]
         commands = {
             "web": web,
             "scheduler": [*here, "kattegat.scheduler.process"],

@@ -1,0 +1,286 @@
+"""`kat scan`: from names to findings on the terminal."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from sqlalchemy import text
+
+from kattegat.accounts import consent, networks, organisations
+from kattegat.cli import follow
+from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
+from kattegat.cli.output import emit, progress_console
+from kattegat.cli.supervise import ROLES, ProcessesDiedError, Supervisor
+from kattegat.errors import KattegatError, UsageError
+from kattegat.inventory import declare
+from kattegat.model import targets as parsing
+from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Website
+from kattegat.model.verdict import SEVERITIES, rank
+from kattegat.reports import contents as report
+from kattegat.reports import page, terminal
+from kattegat.scheduler import dispatch, plan, scans
+
+POLL_SECONDS = 0.25
+STUCK_SECONDS = 900.0
+CONSENT = "By starting kat scan this person says that the organisation permits the scan of these targets."
+
+RUNNER = text(
+    """
+    INSERT INTO runner (name, token_hash) VALUES ('local', :hash)
+    ON CONFLICT (name) DO UPDATE SET token_hash = excluded.token_hash, revoked_at = NULL
+    """
+)
+
+
+def scan(
+    *targets: str,
+    organisation: Annotated[str, Parameter(name="--organisation")] = DEFAULT_ORGANISATION,
+    clearance: Annotated[int, Parameter(name="--clearance")] = 1,
+    allow: Annotated[list[str] | None, Parameter(name="--allow")] = None,
+    scanner: Annotated[list[str] | None, Parameter(name="--scanner")] = None,
+    skip: Annotated[list[str] | None, Parameter(name="--skip")] = None,
+    dns_server: Annotated[str | None, Parameter(name="--dns-server")] = None,
+    json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    html: Annotated[Path | None, Parameter(name="--html")] = None,
+    fail_on: Annotated[str, Parameter(name="--fail-on")] = "low",
+) -> int:
+    """Scans targets and reports what is wrong, how that is known, and what could not be judged.
+
+    Ends with 0 (nothing at or above --fail-on), 1 (findings), 2 (wrong usage) or 3 (not complete). Ctrl-C stops
+    cleanly; the same command again goes on.
+
+    Parameters
+    ----------
+    targets
+        Host names, addresses, networks (192.0.2.0/24), URLs; `-` or the name of a file reads them, one a line.
+    organisation
+        Whose targets they are; made if it is new.
+    clearance
+        How intrusive the scan may be: 0 look-ups only, 1 what a visitor does, 2 usual ports and many requests,
+        3 thorough, 4 may disturb.
+    allow
+        A private or loopback network (CIDR) that is the organisation's own. May be given more than once.
+    scanner
+        Run this scanner only. May be given more than once.
+    skip
+        Leave this scanner out. May be given more than once.
+    dns_server
+        The resolver to ask, ADDRESS[:PORT].
+    json
+        One JSON document on stdout.
+    html
+        Write the report to this file as one page.
+    fail_on
+        From which severity on findings make the exit code 1: critical, high, medium, low or recommendation.
+    """
+    if fail_on not in SEVERITIES:
+        raise UsageError(f"--fail-on {fail_on!r} is no severity; it is one of {', '.join(SEVERITIES)}.")
+    if not 0 <= clearance <= 4:
+        raise UsageError(f"--clearance {clearance} is not a level; it is 0, 1, 2, 3 or 4.")
+    assets = read_targets(targets)
+    if html is not None and not html.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {html.absolute().parent} for --html; make it first.")
+    if dns_server is not None:
+        os.environ["KAT_DNS_SERVER"] = dns_server
+    remarks = progress_console()
+    with opened(make=True, progress=lambda said: remarks.print(said, style="dim")) as install:
+        chosen = _choice(install, scanner, skip)
+        if dns_server is not None and "web" in install.live():
+            raise UsageError("This install is running with its own resolver: set KAT_DNS_SERVER for kat up instead.")
+        contents = perform(install, remarks, organisation, assets, clearance, allow or [], chosen)
+    if html is not None:
+        html.write_text(page.render(contents), encoding="utf-8")
+    emit(contents, json, lambda console: terminal.show(console, contents))
+    if not contents.complete:
+        remarks.print(f"kat: the scan is not complete: {contents.incomplete_because}", markup=False)
+        return 3
+    worst = min((rank(finding.severity) for finding in contents.findings), default=len(SEVERITIES))
+    return 1 if worst <= rank(fail_on) else 0
+
+
+def read_targets(given: tuple[str, ...]) -> list[Asset]:
+    """The assets that the arguments name; raises `UsageError` when there are none."""
+    found: dict[Asset, None] = {}
+    for argument in given:
+        if argument == "-":
+            found.update(dict.fromkeys(parsing.read(sys.stdin)))
+        elif argument and "\x00" not in argument and Path(argument).is_file():
+            found.update(dict.fromkeys(_file(Path(argument))))
+        else:
+            found[parsing.parse(argument)] = None
+    if not found:
+        raise UsageError("There is nothing to scan: name a host, an address, a network or a URL.")
+    return list(found)
+
+
+def _file(path: Path) -> list[Asset]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageError(f"The list of targets {path} can't be read ({problem}).") from None
+    try:
+        return list(parsing.read(lines))
+    except parsing.TargetError as problem:
+        raise UsageError(f"{path}: {problem}") from None
+
+
+def implied(asset: Asset) -> list[Asset]:
+    """What a person who names this asset means too: a URL's website, and the host it is on."""
+    if isinstance(asset, URL):
+        return [asset, *implied(asset.website)]
+    if isinstance(asset, Website):
+        try:
+            return [asset, IPAddress(asset.host)]
+        except KattegatError:
+            return [asset, Hostname(asset.host)]
+    return [asset]
+
+
+def _choice(install: Install, scanner: list[str] | None, skip: list[str] | None) -> scans.Choice:
+    for name in [*(scanner or ()), *(skip or ())]:
+        install.registry.scanner(name)
+    return scans.Choice(tuple(scanner) if scanner else None, tuple(skip or ()))
+
+
+def perform(
+    install: Install,
+    remarks: Console,
+    code: str,
+    assets: list[Asset],
+    clearance: int,
+    allow: list[str],
+    chosen: scans.Choice,
+) -> report.Contents:
+    """Declares the targets, has them scanned, and puts the report together, also of a scan that was stopped."""
+    by = actor()
+    labels = [asset.key for asset in assets]
+    with install.database.begin("kat_system") as connection:
+        organisation = organisations.ensure(connection, code, actor=by).id
+        if not consent.in_force(connection, organisation):
+            consent.grant(connection, organisation, by, CONSENT)
+        for network in allow:
+            networks.declare(connection, organisation, network, actor=by)
+        everything = list(dict.fromkeys(part for asset in assets for part in implied(asset)))
+        ids = declare.declare(connection, organisation, [(asset, clearance) for asset in everything], by)
+        opened_scan = scans.open_(connection, organisation, labels, chosen, by, clearance=clearance)
+        plan.plan(connection, organisation, None, install.registry, only=chosen.only, skip=chosen.skip)
+        dispatch.request(connection, organisation, follow.sources(connection, organisation, ids), by)
+    stopped = ""
+    outcome: scans.Outcome = "complete"
+    try:
+        with processes(install, remarks) as supervisor:
+            stopped = _follow(install, remarks, supervisor, organisation, ids, opened_scan.started_at)
+    except KeyboardInterrupt:
+        outcome, stopped = "stopped", "it was stopped; the same command again goes on where it ended"
+    except ProcessesDiedError as problem:
+        stopped = str(problem)
+    with install.database.begin("kat_system") as connection:
+        silent = follow.unmeasured(connection, organisation, ids)
+        if silent and not stopped:
+            key, reason = silent[0]
+            others = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
+            stopped = f"nothing could be measured of {key.removeprefix('internet|')}{others}: {reason}"
+        if stopped and outcome == "complete":
+            outcome = "incomplete"
+        ended = scans.close(connection, organisation, opened_scan.id, outcome, stopped)
+        described = report.Scan(opened_scan.id, organisation, code, labels, ids, opened_scan.started_at, ended, stopped)
+        contents = report.build(connection, described, install.registry)
+        if install.live() and chosen != scans.Choice(None, ()):
+            # What this scan left out is watched again by the install that goes on running.
+            plan.plan(connection, organisation, None, install.registry)
+    return contents
+
+
+def _follow(
+    install: Install, remarks: Console, supervisor: Watcher, organisation: int, ids: list[int], since: datetime
+) -> str:
+    """Shows progress until nothing is left to do; gives the reason if that does not come about."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    progress = Progress(*columns, console=remarks)
+    bar = progress.add_task("Scanning", total=None)
+    moved, seen = time.monotonic(), (-1, -1, -1)
+    with Live(progress, console=remarks, refresh_per_second=5, transient=True):
+        while True:
+            supervisor.look()
+            with install.database.begin("kat_system") as connection:
+                state = follow.state(connection, organisation, ids, since)
+            doing = ", ".join(state.running[:2]) + (" …" if len(state.running) > 2 else "")
+            progress.update(
+                bar, total=state.sources, completed=state.done, description=f"Scanning {terminal.safe(doing)[:60]:<60}"
+            )
+            if state.finished:
+                return ""
+            now = (state.sources, state.done, state.open_tasks)
+            if now != seen:
+                moved, seen = time.monotonic(), now
+            elif time.monotonic() - moved > STUCK_SECONDS:
+                left = state.sources - state.done
+                return f"{left} scans have not moved for {STUCK_SECONDS / 60:.0f} minutes; kat tasks shows them"
+            time.sleep(POLL_SECONDS)
+
+
+class Watcher:
+    """Sees to it that the processes of the install run: those of `kat up`, or our own for as long as the scan takes."""
+
+    def __init__(self, install: Install, remarks: Console) -> None:
+        self._install = install
+        self._remarks = remarks
+        self._own: Supervisor | None = None
+        self._looked = 0.0
+
+    def look(self) -> None:
+        """To be called often: starts what is missing."""
+        if self._own is not None:
+            self._own.look()
+        elif time.monotonic() - self._looked > 5:
+            self._looked = time.monotonic()
+            if not set(ROLES) - {"runner"} <= self._install.live():
+                self._own = Supervisor(self._install.settings, runner_token(self._install), http=False)
+                self._own.start()
+
+    def stop(self) -> None:
+        """Stops our own processes, if we started any."""
+        if self._own is not None:
+            self._own.stop()
+
+
+@contextmanager
+def processes(install: Install, remarks: Console) -> Iterator[Watcher]:
+    """A watcher that is stopped whatever happens."""
+    watcher = Watcher(install, remarks)
+    try:
+        yield watcher
+    finally:
+        watcher.stop()
+
+
+def runner_token(install: Install) -> Path:
+    """The file with the token of this machine's own runner; a new token is made each time, the last one is void."""
+    token = secrets.token_urlsafe(32)
+    path = install.settings.data_dir / "secrets" / "runner.token"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token)
+    with install.database.begin("kat_system") as connection:
+        connection.execute(RUNNER, {"hash": hashlib.sha256(token.encode()).digest()})
+    return path
