@@ -203,6 +203,9 @@ def test_no_query_reads_a_whole_table(database: Database, connection: Connection
         " SELECT f.organisation_id, f.id, 'resolves_to', f.asset_id, f.asset_id FROM fact f",
         "INSERT INTO asset_event (organisation_id, asset_id, present, clearance)"
         " SELECT organisation_id, id, true, 0 FROM asset",
+        "INSERT INTO run (organisation_id, source_id, recorded_at, started_at, ended_at, outcome)"
+        " SELECT organisation_id, id, at, at, at, 'ok'"
+        " FROM source, unnest(ARRAY[now(), date_trunc('month', now()) - interval '1 day']) AS at",
     ):
         connection.execute(text(sql))
     connection.commit()
