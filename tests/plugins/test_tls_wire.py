@@ -403,6 +403,27 @@ def test_only_an_orderly_close_between_answers_counts_as_refusal(folder: Path, w
     assert "TLSv1.2" not in analyse(conversation[: cut + 1]).refused
 
 
+@pytest.mark.real
+def test_closes_of_a_server_that_closes_at_random_prove_nothing(folder: Path) -> None:
+    seen: list[bytes] = []
+    with s_server(folder, "-no_tls1_1", "-no_tls1") as behind:
+
+        def answer(connection: socket.socket, data: bytes) -> None:
+            # As a rate limit would: a while of closes, which begins amid the suites of TLS 1.2.
+            seen.append(data)
+            if not 20 <= len(seen) < 30:
+                forward(behind, connection, data)
+
+        with talker(answer) as address:
+            conversation = drive(probe("server.example", groups=False), address)
+    assert conversation[-1].ended == "enough"
+    profile = analyse(conversation)
+    assert [version.version for version in profile.versions] == ["TLSv1.3", "TLSv1.2"]
+    whats = {missing.what for missing in profile.not_measured}
+    assert {"cipher suites of TLSv1.2", "TLSv1.1", "TLSv1.0"} <= whats
+    assert not {"TLSv1.1", "TLSv1.0"} & set(profile.refused)
+
+
 def test_a_server_that_is_not_there_is_asked_once() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()

@@ -53,7 +53,7 @@ _RULES: tuple[tuple[Kind, str, Strength, str], ...] = (
         "secure",
         "",
     ),
-    ("host_key", r"sk-(ssh-ed25519|ecdsa-sha2-nistp256).*", "secure", ""),
+    ("host_key", r"(webauthn-)?sk-(ssh-ed25519|ecdsa-sha2-nistp256).*", "secure", ""),
     ("cipher", r"none", "insecure", "it does not encrypt (RFC 4253 section 6.3)"),
     ("cipher", r"arcfour.*", "insecure", _RC4),
     ("cipher", r"des-cbc.*", "insecure", "its key of 56 bits can be found by trying all (FIPS 46-3 is withdrawn)"),

@@ -126,7 +126,7 @@ def read_group(payload: bytes) -> tuple[int, int]:
     """(p, g) of a group that the server chose (RFC 4419 §3); raises `WireError` for one that cannot be used."""
     cursor = Cursor(payload[1:], "SSH", "the group exchange")
     p, g = int.from_bytes(cursor.vector(4), "big"), int.from_bytes(cursor.vector(4), "big")
-    if not 512 <= p.bit_length() <= 16384 or not 1 < g < p - 1 or p % 2 == 0:
+    if not 512 <= p.bit_length() <= GEX_SIZES[2] or not 1 < g < p - 1 or p % 2 == 0:
         raise WireError("SSH", f"the server's group of {p.bit_length()} bits cannot be used")
     return p, g
 

@@ -106,13 +106,32 @@ def read_attempts(conversation: Iterable[Exchange]) -> list[Attempt]:
     return attempts
 
 
+def _closes_at_random(attempts: list[Attempt]) -> bool:
+    """Whether the server closed on an offer of the very things that it chose another time, as a rate limit does."""
+    chosen = {(a.wanted, a.reply.suite, a.reply.group) for a in attempts if a.outcome == "answered"}
+    for attempt in attempts:
+        hello = attempt.hello
+        if attempt.outcome != "closed" or attempt.reply.alert or hello is None:
+            continue
+        if hello.fallback or hello.compression != (0,):
+            continue
+        for wanted, suite, group in chosen:
+            if wanted == attempt.wanted and suite in hello.suites and (group is None or group in hello.groups):
+                return True
+    return False
+
+
 def settle(attempts: list[Attempt]) -> None:
     """Makes every "closed" outcome "refused" or "unknown", by the answers before and after it."""
     answered = [at for at, attempt in enumerate(attempts) if attempt.alive]
+    random = _closes_at_random(attempts)
     for at, attempt in enumerate(attempts):
         if attempt.outcome != "closed":
             continue
-        if answered and answered[0] < at < answered[-1]:
+        if random and not attempt.reply.alert:
+            attempt.outcome = "unknown"
+            attempt.reason += ", as it also did where it had answered the same offer"
+        elif answered and answered[0] < at < answered[-1]:
             attempt.outcome = "refused"
         else:
             attempt.outcome = "unknown"
