@@ -7,6 +7,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ async def run_job(job: Job, registry: Registry, settings: Settings, *, shared: S
             shared or Shared.of(settings),
             job.limits,
             scanner=spec.name,
-            options={option.name: option.default for option in spec.options} | job.options,
+            options=install_options(settings) | {option.name: option.default for option in spec.options} | job.options,
             known=known_facts(job, registry),
         )
     except (KattegatError, ValueError) as problem:
@@ -60,6 +61,22 @@ async def run_job(job: Job, registry: Registry, settings: Settings, *, shared: S
         evidence=evidence,
         detail=net.journal.detail() if net is not None else Detail(),
     )
+
+
+def install_options(settings: Settings) -> dict[str, Any]:
+    """What every scanner is told of the install: `trust_anchor`, the text of that file, and `ca_file`, a path; or "".
+
+    Raises `UsageError` for a trust anchor that can't be read: going on with the root's would give other results.
+    """
+    text = ""
+    if settings.trust_anchor:
+        try:
+            text = Path(settings.trust_anchor).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as problem:
+            raise UsageError(
+                f"The file that KAT_TRUST_ANCHOR names can't be read ({problem}); correct the setting or unset it."
+            ) from None
+    return {"trust_anchor": text, "ca_file": settings.ca_file}
 
 
 def _scanner(job: Job, registry: Registry) -> ScannerSpec:
