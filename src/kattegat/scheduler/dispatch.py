@@ -208,3 +208,24 @@ def settle(conn: Connection, returned: Iterable[Returned]) -> list[int]:
             if task.organisation_id is not None and task.source_id is not None
         ],
     )
+
+
+def hold(conn: Connection, refused: Iterable[tuple[int, int, str]]) -> None:
+    """Holds sources that turned out not to be allowed when their task was claimed, as (organisation, source, reason).
+
+    The next `plan` of the asset takes the hold back if it is wrong by then.
+    """
+    listed = list(refused)
+    if listed:
+        conn.execute(
+            text(
+                "UPDATE schedule h SET hold = r.hold FROM unnest(CAST(:organisations AS bigint[]),"
+                " CAST(:ids AS bigint[]), CAST(:holds AS text[])) AS r(organisation_id, id, hold)"
+                " WHERE h.organisation_id = r.organisation_id AND h.id = r.id"
+            ),
+            {
+                "organisations": [entry[0] for entry in listed],
+                "ids": [entry[1] for entry in listed],
+                "holds": [entry[2] for entry in listed],
+            },
+        )

@@ -1,0 +1,288 @@
+"""The door: where runners fetch scans and hand in results. The messages are those of `kattegat.model.work`.
+
+A runner is known by its token alone; what it says about itself decides nothing but which scans it can do. Whatever
+comes in is from another machine and is checked before it reaches a statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from litestar import Request, Response, Router, post
+from litestar.concurrency import sync_to_thread
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.params import RawBody
+from sqlalchemy import Connection, text
+
+from kattegat.evidence.errors import EntryError
+from kattegat.evidence.vault import Entry
+from kattegat.model.work import (
+    LEASE_SECONDS,
+    MAXIMUM_RESULT,
+    PROTOCOL,
+    Claim,
+    Detail,
+    Heartbeat,
+    Jobs,
+    Leases,
+    Receipt,
+    Result,
+)
+from kattegat.registry import Registry
+from kattegat.scheduler import beat, dispatch, job, plan, queue, runners
+from kattegat.scheduler.queue import NewTask
+from kattegat.scheduler.runners import Runner
+from kattegat.store.database import Database
+from kattegat.web.errors import RequestError
+
+MEDIA = "application/msgpack"
+MAXIMUM_MESSAGE = 1024 * 1024
+MAXIMUM_JOBS = 500
+MAXIMUM_LEASES = 20_000
+WAIT_SECONDS = 0.5
+# A result may wait in a runner's spool for long; a clock that is further off than this is broken.
+OLDEST, NEWEST = timedelta(days=60), timedelta(days=1)
+BIGINT = range(-(2**63), 2**63)
+RUNNER = "kattegat_runner"
+
+Keep = Callable[[Connection, int, Entry], int]
+"""Puts evidence of an organisation into the vault, in the caller's transaction; gives its id."""
+M = TypeVar("M")
+
+TASK = text(
+    """
+    SELECT t.organisation_id, t.source_id, t.scanner, t.state, t.lease_token, t.leased_by, t.priority, t.vantage,
+           a.type AS asset_type, a.key AS asset_key,
+           EXISTS (SELECT FROM task i WHERE i.organisation_id = t.organisation_id AND i.source_id = t.source_id
+                   AND i.kind = 'ingest' AND i.state IN ('queued', 'leased')) AS ingest_open
+    FROM task t
+    JOIN source s ON s.organisation_id = t.organisation_id AND s.id = t.source_id
+    JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
+    WHERE t.id = :id AND t.kind = 'scan'
+    FOR UPDATE OF t
+    """
+)
+
+log = structlog.get_logger()
+
+
+class Door:
+    """What is behind the three paths; every method is one transaction."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: Registry,
+        keep: Keep,
+        *,
+        options: job.Options | None = None,
+        seconds: int = 300,
+    ) -> None:
+        """`keep` stores evidence, `options` gives the settings in force, `seconds` is how long a scan may take."""
+        self._database = database
+        self._registry = registry
+        self._keep = keep
+        self._options = options
+        self._seconds = seconds
+        self._tools = {spec.tool for spec in registry.scanners.values() if spec.tool}
+
+    def runner(self, authorization: str) -> Runner:
+        """The runner of an Authorization header; raises `RequestError` with 401 or 403."""
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise RequestError(401, "no_token", "The door needs a runner's token: send Authorization: Bearer TOKEN.")
+        with self._database.begin("kat_system") as conn:
+            found = runners.by_token(conn, token.strip())
+        if found is None:
+            raise RequestError(401, "unknown_token", "No runner has this token; register the runner and use its token.")
+        if found.revoked_at is not None:
+            raise RequestError(
+                403, "revoked", f"The token of runner {found.name!r} was revoked; register the runner again."
+            )
+        return found
+
+    def claim(self, runner: Runner, message: Claim) -> Jobs:
+        """Leases scans that this runner can do; raises `RequestError` with 409 for another protocol or release."""
+        _agree(runner, message)
+        able = [
+            name
+            for name, version in message.scanners.items()
+            if name in self._registry.scanners and self._registry.scanners[name].version == version
+        ]
+        tools = {name: queue.clean(version)[:200] for name, version in message.tools.items() if name in self._tools}
+        most = min(max(message.most, 0), MAXIMUM_JOBS)
+        with self._database.begin("kat_system") as conn:
+            if runners.seen(conn, runner, tools):
+                plan.tools_changed(conn, self._registry)
+            tasks = queue.claim(
+                conn, ["scan"], runner.name, most, scanners=able, vantage=runner.vantage, lease_seconds=LEASE_SECONDS
+            )
+            built = job.build(conn, tasks, self._registry, options=self._options, seconds=self._seconds)
+            for task, reason in built.refused:
+                queue.cancel(conn, [task.id], "door", reason)
+            dispatch.hold(
+                conn,
+                [
+                    (task.organisation_id, task.source_id, reason)
+                    for task, reason in built.refused
+                    if task.organisation_id is not None and task.source_id is not None
+                ],
+            )
+        return Jobs(built.jobs, LEASE_SECONDS, WAIT_SECONDS)
+
+    def heartbeat(self, runner: Runner, message: Heartbeat) -> Leases:
+        """Prolongs leases and names those that are lost."""
+        if len(message.leases) > MAXIMUM_LEASES:
+            raise RequestError(400, "bad_request", f"A heartbeat holds at most {MAXIMUM_LEASES} leases.")
+        possible = [lease for lease in message.leases if lease[0] in BIGINT and lease[1] in BIGINT]
+        odd = [lease[0] for lease in message.leases if lease not in possible]
+        with self._database.begin("kat_system") as conn:
+            runners.seen(conn, runner)
+            return Leases([*queue.heartbeat(conn, possible, lease_seconds=LEASE_SECONDS), *odd])
+
+    def hand_in(self, runner: Runner, result: Result) -> Receipt:
+        """Takes a result: evidence kept, the scan ended, its ingest queued, together or not at all.
+
+        One that was handed in before (the answer was lost on the way) is answered as taken, and changes nothing.
+        """
+        _check_times(result)
+        if result.task_id not in BIGINT or result.lease_token not in BIGINT:
+            return Receipt(False, "There is no such task.")
+        with self._database.begin("kat_system") as conn:
+            row = conn.execute(TASK, {"id": result.task_id}).one_or_none()
+            if row is None:
+                return Receipt(False, "There is no such task.")
+            mine = row.lease_token == result.lease_token and row.leased_by == runner.name
+            if mine and row.state in ("done", "failed"):
+                return Receipt(True, "It was handed in before.")
+            if not mine or row.state != "leased":
+                return Receipt(False, f"The lease is lost: the task is {row.state} now.")
+            if row.ingest_open:
+                raise RequestError(
+                    503, "busy", "An earlier result of this source is still being read; hand this one in again later."
+                )
+            self._take(conn, runner, result, row)
+        return Receipt(True)
+
+    def _take(self, conn: Connection, runner: Runner, result: Result, row: Any) -> None:
+        reason = queue.clean(result.reason)
+        spec = self._registry.scanners.get(row.scanner)
+        version = spec.version if spec is not None else 1
+        evidence_id = None
+        if result.evidence:
+            entry = Entry(
+                content=result.evidence,
+                scanner=row.scanner,
+                plugin_version=version,
+                asset_type=row.asset_type,
+                asset_key=row.asset_key,
+                vantage=row.vantage,
+                runner=runner.name,
+                started_at=result.started_at,
+                ended_at=result.ended_at,
+                detail={**_storable(result.detail), "outcome": result.outcome, "reason": reason},
+            )
+            try:
+                evidence_id = self._keep(conn, row.organisation_id, entry)
+            except EntryError as problem:
+                raise RequestError(400, "bad_request", str(problem)) from None
+        queue.push(
+            conn,
+            [
+                NewTask(
+                    "ingest",
+                    row.organisation_id,
+                    row.source_id,
+                    row.scanner,
+                    priority=row.priority,
+                    payload={
+                        "evidence_id": evidence_id,
+                        "outcome": result.outcome,
+                        "reason": reason,
+                        "started_at": result.started_at.isoformat(),
+                        "ended_at": result.ended_at.isoformat(),
+                        "scan_task_id": result.task_id,
+                        "plugin_version": version,
+                    },
+                )
+            ],
+            by=f"runner {runner.name}",
+        )
+        ended = "done" if result.outcome == "ok" else "failed"
+        if not queue.finish(conn, result.task_id, result.lease_token, ended, reason):  # type: ignore[arg-type]
+            raise RequestError(409, "lost", "The lease was lost while the result was handed in.")
+
+
+def routes(door: Door) -> Router:
+    """The router for /door/v1. The token is checked before any of the body is read."""
+
+    async def known(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        header = connection.headers.get("authorization", "")
+        connection.scope["state"][RUNNER] = await sync_to_thread(door.runner, header)
+
+    @post("/claim", status_code=200, sync_to_thread=True, request_max_body_size=MAXIMUM_MESSAGE)
+    def claim(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
+        return _pack(door.claim(request.scope["state"][RUNNER], _read(body, Claim)))
+
+    @post("/heartbeat", status_code=200, sync_to_thread=True, request_max_body_size=MAXIMUM_MESSAGE)
+    def heartbeat(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
+        return _pack(door.heartbeat(request.scope["state"][RUNNER], _read(body, Heartbeat)))
+
+    @post("/hand-in", status_code=200, sync_to_thread=True, request_max_body_size=MAXIMUM_RESULT + MAXIMUM_MESSAGE)
+    def hand_in(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
+        return _pack(door.hand_in(request.scope["state"][RUNNER], _read(body, Result)))
+
+    return Router("/door/v1", route_handlers=[claim, heartbeat, hand_in], guards=[known], include_in_schema=False)
+
+
+def _agree(runner: Runner, message: Claim) -> None:
+    if message.protocol != PROTOCOL:
+        raise RequestError(
+            409, "protocol", f"This door speaks protocol {PROTOCOL} and the runner {message.protocol}; install the"
+            f" release {beat.release()} on the runner.",
+        )  # fmt: skip
+    if message.release != beat.release():
+        raise RequestError(
+            409, "release", f"This install is release {beat.release()} and the runner"
+            f" {queue.clean(message.release)[:40]!r}; install {beat.release()} on the runner.",
+        )  # fmt: skip
+    if message.vantage != runner.vantage:
+        raise RequestError(
+            409, "vantage", f"Runner {runner.name!r} is registered for vantage {runner.vantage!r}; start it with that"
+            " or register it anew.",
+        )  # fmt: skip
+
+
+def _check_times(result: Result) -> None:
+    for name in ("started_at", "ended_at"):
+        at: datetime = getattr(result, name)
+        if at.tzinfo is None:
+            raise RequestError(400, "bad_request", f"{name} needs a time zone.")
+        now = datetime.now(UTC)
+        if not now - OLDEST <= at <= now + NEWEST:
+            raise RequestError(400, "bad_request", f"{name} is {at.isoformat()}; set the clock of the runner right.")
+    if result.ended_at < result.started_at:
+        raise RequestError(400, "bad_request", "ended_at is before started_at.")
+
+
+def _storable(detail: Detail) -> Mapping[str, Any]:
+    return {
+        name: [queue.clean(entry) for entry in value] if isinstance(value, list) else queue.clean(value)
+        for name, value in msgspec.to_builtins(detail).items()
+    }
+
+
+def _read(body: bytes, kind: type[M]) -> M:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as problem:
+        raise RequestError(400, "bad_request", f"The body is no {kind.__name__} in MessagePack: {problem}.") from None
+
+
+def _pack(message: Any) -> Response[bytes]:
+    return Response(msgspec.msgpack.encode(message), media_type=MEDIA)
