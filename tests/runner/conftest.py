@@ -95,10 +95,10 @@ class DnsServer(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def resolving(answer: Answer) -> AsyncIterator[tuple[Server, DnsServer]]:
-    """A DNS server on 127.0.0.1, UDP and TCP on one port."""
+async def resolving(answer: Answer, stream: Handler | None = None) -> AsyncIterator[tuple[Server, DnsServer]]:
+    """A DNS server on 127.0.0.1, UDP and TCP on one port; `stream` takes the place of TCP."""
     protocol = DnsServer(answer)
-    async with serving(protocol.stream) as port:
+    async with serving(stream or protocol.stream) as port:
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(lambda: protocol, local_addr=("127.0.0.1", port))
         try:

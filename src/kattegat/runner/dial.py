@@ -222,6 +222,8 @@ class Dialer:
             writer.transport.set_write_buffer_limits(high=0)
             return reader, writer
         try:
+            if "\0" in tls:
+                raise ValueError("it contains a NUL character")
             return await asyncio.open_connection(
                 sock=sock,
                 limit=65536,

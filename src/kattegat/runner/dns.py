@@ -81,7 +81,7 @@ def resolvers(setting: str, file: Path = Path("/etc/resolv.conf")) -> tuple[Serv
         words = line.split()
         if len(words) >= 2 and words[0] == "nameserver":
             try:
-                found.append(server(words[1].partition("%")[0]))
+                found.append(server(words[1]))
             except UsageError:
                 continue
     # What the C library does when the file names none (resolv.conf(5)).
@@ -260,7 +260,8 @@ class Client:
                 if found or not alias:
                     break
                 current = alias[0].target
-            if found or current == message.question[0].name or message.rcode() == dns.rcode.NXDOMAIN:
+            complete = message.rcode() == dns.rcode.NXDOMAIN or message.flags & dns.flags.RA
+            if found or complete or current == message.question[0].name:
                 return found, ""
             # A server without recursion leaves the chain where its own zones end.
             name = current.to_text()

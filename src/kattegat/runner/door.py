@@ -59,7 +59,7 @@ class Door:
         """Hands in a packed `Result`."""
         return await self._send("hand-in", packed, Receipt)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Ends the connection."""
         await self._client.aclose()
 

@@ -17,7 +17,7 @@ from kattegat.errors import KattegatError, UsageError
 from kattegat.model import assets
 from kattegat.model.evidence import Evidence
 from kattegat.model.work import MAXIMUM_RESULT, Detail, Job, Outcome, Result
-from kattegat.plugin import Blocked, Known, NotReached, ScannerSpec
+from kattegat.plugin import Blocked, Known, Net, NotReached, ScannerSpec
 from kattegat.registry import Registry
 from kattegat.runner.net import GuardedNet, Shared
 from kattegat.settings import Settings
@@ -89,7 +89,7 @@ def _scanner(job: Job, registry: Registry) -> ScannerSpec:
     return spec
 
 
-async def _fetch(spec: ScannerSpec, asset: assets.Asset, net: GuardedNet, seconds: float) -> tuple[Outcome, str, bytes]:
+async def _fetch(spec: ScannerSpec, asset: assets.Asset, net: Net, seconds: float) -> tuple[Outcome, str, bytes]:
     limit = asyncio.timeout(seconds)
     try:
         async with limit:

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
 
 from kattegat import registry, settings
@@ -37,12 +38,11 @@ async def _run(given: argparse.Namespace, install: settings.Settings) -> None:
         outbox = Outbox(given.spool or install.data_dir / "runner-spool")
     except OSError as problem:
         raise KattegatError(f"The spool folder can't be used ({problem}); name another one with --spool.") from None
-    door = Door(given.door, given.token_file, given.ca_file)
-    try:
-        shared = Shared.of(install, keys.zone(given.vantage))
-        await serve(Runner(door, registry.load(), install, shared, outbox, name=name), outbox)
-    finally:
-        await door.close()
+    with closing(outbox):
+        door = Door(given.door, given.token_file, given.ca_file)
+        async with aclosing(door):
+            shared = Shared.of(install, keys.zone(given.vantage))
+            await serve(Runner(door, registry.load(), install, shared, outbox, name=name), outbox)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

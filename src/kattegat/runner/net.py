@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
 
 from kattegat.model.work import Limits
 from kattegat.plugin import DnsReply, HttpReply, Known, Stream, ToolReply
-from kattegat.runner import dns, http, ports
+from kattegat.runner import dns, http
+from kattegat.runner import ports as connect_scan
 from kattegat.runner.dial import Dialer
 from kattegat.runner.guard import Guard, own_addresses
 from kattegat.runner.limits import Journal, Permits, Rules, Unreached, lenient_tls
@@ -96,11 +97,13 @@ class GuardedNet:
         """GET without following redirects; see `plugin.Net`."""
         return await http.get(self._dialer, self._rules, url, address=address, headers=headers)
 
-    async def ports(self, address: str, ports_: Sequence[int]) -> AsyncIterator[tuple[int, str]]:
+    async def ports(self, address: str, ports: Sequence[int]) -> AsyncGenerator[tuple[int, str], None]:
         """Tries ports; see `plugin.Net`."""
         checked = self._dialer.check(address)
-        async for result in ports.scan(self._dialer, self._rules, checked, ports_, self._shared.permits.attempt):
-            yield result
+        scan = connect_scan.scan(self._dialer, self._rules, checked, ports, self._shared.permits.attempt)
+        async with aclosing(scan):
+            async for result in scan:
+                yield result
 
     def has(self, tool: str) -> bool:
         """Whether an external program is installed here."""

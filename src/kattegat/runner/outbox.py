@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from kattegat.errors import UsageError
 from kattegat.model.work import Result
 
 MEMORY = 64 * 1024 * 1024
@@ -18,11 +20,19 @@ SUFFIX = ".result"
 Lease = tuple[int, int]
 
 
+class SpoolTaken(UsageError):  # noqa: N818 - a plain word
+    """A spool folder that another runner on this machine has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(f"Another runner uses {folder} as its spool; give this one a folder of its own with --spool.")
+
+
 class Outbox:
     """Finished results that the door has not taken yet, oldest first.
 
     `folder` is made when it is missing, readable by its owner only: evidence may hold secrets. What is there from an
-    earlier run is part of the outbox.
+    earlier run is part of the outbox. Raises `SpoolTaken`, and OSError for a folder that can't be used.
     """
 
     def __init__(self, folder: Path, memory: int = MEMORY) -> None:
@@ -34,6 +44,13 @@ class Outbox:
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Held as long as this object lives, and let go by the kernel however the process ends.
+        self._lock = open(folder / "lock", "w")  # noqa: SIM115
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise SpoolTaken(folder) from None
         for leftover in folder.glob("*.part"):
             leftover.unlink(missing_ok=True)  # was never whole, so was never promised
         for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
@@ -118,6 +135,10 @@ class Outbox:
             else:
                 lost += 1
         return lost
+
+    def close(self) -> None:
+        """Lets the folder go."""
+        self._lock.close()
 
     def _spool(self, lease: Lease, content: bytes) -> bool:
         path = self._folder / f"{lease[0]}-{lease[1]}{SUFFIX}"

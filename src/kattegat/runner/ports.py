@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 
 from kattegat.plugin import NotReached
@@ -17,7 +17,7 @@ Permit = Callable[[str], AbstractAsyncContextManager[None]]
 
 async def scan(
     dialer: Dialer, rules: Rules, address: str, ports: Iterable[int], permit: Permit
-) -> AsyncIterator[tuple[int, str]]:
+) -> AsyncGenerator[tuple[int, str], None]:
     """Yields (port, "open" | "closed" | "no answer" | reason) as they come; `address` has passed the guard.
 
     A SYN that is lost looks like a firewall, so a port that keeps silent is tried `rules.port_tries` times. Raises
