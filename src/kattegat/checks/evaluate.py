@@ -187,7 +187,7 @@ class _Changes:
         self.moves: list[findings.Move] = []
 
     def decide(self, asset: int, spec: Any, old: Any, verdict: Any) -> None:
-        items = msgspec.to_builtins(verdict.items) if isinstance(verdict, Fail) else []
+        items = [msgspec.to_builtins(item) for item in verdict.items] if isinstance(verdict, Fail) else []
         outcome = "fail" if isinstance(verdict, Fail) else "unknown" if isinstance(verdict, Unknown) else "pass"
         reason = verdict.reason if isinstance(verdict, Unknown) else ""
         was = old.outcome if old is not None else "pass"

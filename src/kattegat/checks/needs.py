@@ -168,8 +168,9 @@ class Picture:
                     continue
                 answered = True
                 until.append(source.stale_at())
-        if (row.id, fact.kind) in self.unreadable:
-            reasons.append(self.unreadable[row.id, fact.kind])
+        if unreadable := self.unreadable.get((row.id, fact.kind)):
+            # Going by the rest would take what can't be read for absent.
+            return Measured(Facts(current, unmeasured), unreadable, _earliest(until))
         missing = "" if answered else (reasons[0] if reasons else f"nothing has measured {fact.kind} of it yet")
         return Measured(Facts(current, unmeasured), missing, _earliest(until))
 

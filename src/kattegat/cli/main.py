@@ -6,10 +6,10 @@ import sys
 from importlib.metadata import version
 
 import structlog
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import plugins
+from kattegat.cli import look, plugins, process, up
 from kattegat.cli.scan import scan
 from kattegat.errors import KattegatError
 
@@ -18,9 +18,12 @@ app = App(
     help="Watches over systems: scans what it may scan, keeps the evidence, judges it, reports what is wrong.",
     version=lambda: version("kattegat"),
     help_format="plaintext",
+    default_parameter=Parameter(negative_iterable=""),
 )
-app.command(scan)
-app.command(plugins.app)
+for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
+    app.command(command)
+for group in (plugins.app, process.app):
+    app.command(group)
 
 
 def run(arguments: list[str] | None = None) -> None:

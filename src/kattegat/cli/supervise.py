@@ -85,14 +85,13 @@ class Supervisor:
         run = settings.data_dir / "run"
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket = socket_path(settings)
-        here = [sys.executable, "-m"]
-        web = [*here, "kattegat.web.process", "--socket", str(self.socket), *([] if http else ["--no-http"])]
-        runner = [*here, "kattegat.runner", "--door", f"unix:{self.socket}", "--token-file", str(token_file)]
+        here = [sys.executable, "-m", "kattegat", "process"]
+        token = ["--token-file", str(token_file), "--name", "local", "--spool", str(settings.data_dir / "spool")]
         commands = {
-            "web": web,
-            "scheduler": [*here, "kattegat.scheduler.process"],
-            "worker": [*here, "kattegat.worker.process"],
-            "runner": [*runner, "--spool", str(settings.data_dir / "spool")],
+            "web": [*here, "web", "--socket", str(self.socket), *([] if http else ["--no-http"])],
+            "scheduler": [*here, "scheduler"],
+            "worker": [*here, "worker"],
+            "runner": [*here, "runner", "--door", f"unix:{self.socket}", *token],
         }
         self.children = [Child(role, commands[role], folder / f"{role}.log") for role in ROLES]
 
