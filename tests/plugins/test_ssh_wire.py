@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kattegat.plugins.exchange import MAX_REPLY, Conversation, Exchange, Probe, WireError, decode, encode
+from kattegat.plugins.exchange import MAX_REPLY, Conversation, Ended, Exchange, Probe, WireError, decode, encode
 from kattegat.plugins.ssh.algorithms import judge, judge_key, terrapin
 from kattegat.plugins.ssh.kex import METHODS, prime
 from kattegat.plugins.ssh.probe import IDENTIFICATION, analyse, banner_probe, key_families, probe
@@ -32,7 +32,9 @@ from kattegat.plugins.ssh.wire import (
 
 KEYS = {"rsa": "3072", "ecdsa": "384", "ed25519": ""}
 OLD = ["HostKeyAlgorithms ssh-rsa", "KexAlgorithms diffie-hellman-group14-sha1", "Ciphers aes128-cbc", "MACs hmac-sha1"]
-SERVER = KexInit(bytes(16), ("curve25519-sha256",), ("ssh-ed25519",), *[("x",)] * 2, *[("y",)] * 2, *[("none",)] * 2)
+SERVER = KexInit(
+    bytes(16), ("curve25519-sha256",), ("ssh-ed25519",), ("x",), ("x",), ("y",), ("y",), ("none",), ("none", "zlib")
+)
 
 
 def drive(plan: Probe, address: tuple[str, int], *, timeout: float = 20.0, chunk: int = 4096) -> Conversation:
@@ -42,7 +44,8 @@ def drive(plan: Probe, address: tuple[str, int], *, timeout: float = 20.0, chunk
     try:
         step = next(plan)
         while True:
-            received, ended = b"", "unreachable"
+            received = b""
+            ended: Ended = "unreachable"
             try:
                 if not step.same_connection:
                     if connection is not None:
@@ -241,7 +244,9 @@ def test_a_server_that_is_not_there_or_full_is_said_to_be() -> None:
     assert "Exceeded MaxStartups" in profile.not_measured[0].reason
 
 
-@pytest.mark.parametrize("way", ["lines", "line", "packet", "padding", "debug", "silent", "truncated", "ssh1"])
+@pytest.mark.parametrize(
+    "way", ["lines", "line", "packet", "padding", "debug", "messages", "silent", "truncated", "ssh1"]
+)
 def test_endless_enormous_and_slow_servers_are_bounded(way: str) -> None:
     def answer(connection: socket.socket) -> None:
         if way == "lines":
@@ -250,10 +255,11 @@ def test_endless_enormous_and_slow_servers_are_bounded(way: str) -> None:
         elif way == "line":
             while True:
                 connection.sendall(b"SSH-2.0-" + b"x" * 10000)
-        elif way == "debug":
+        elif way in ("debug", "messages"):
             connection.sendall(b"SSH-2.0-x\r\n")
+            message = b"\x04\0\0\0\0\0\0\0\0\0" if way == "debug" else b"\x63"
             while True:
-                connection.sendall(packet(b"\x04\0\0\0\0\0\0\0\0\0") * 1000)
+                connection.sendall(packet(message) * 1000)
         elif way == "ssh1":
             connection.sendall(b"SSH-1.5-old\n")
         elif way == "truncated":

@@ -23,6 +23,9 @@ DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG, KEXINIT, NEWKEYS = 1, 2, 3, 4, 20, 21
 MAX_LINES = 1024
 """The most lines read before the identification line."""
 
+MAX_MESSAGES = 64
+"""The most messages that count before any keys; a key exchange has five at most."""
+
 _IDENTIFICATION = re.compile(rb"SSH-([^-\s]{1,16})-([^ ]*)(?: (.*))?", re.DOTALL)
 
 
@@ -238,4 +241,6 @@ class ServerReader:
             code = cursor.uint(4)
             self.disconnect = f"{text(cursor.vector(4))[:200]} (reason {code})"
         elif payload[0] not in (IGNORE, DEBUG):
+            if len(self.payloads) >= MAX_MESSAGES:
+                raise WireError("SSH", f"the server sent more than {MAX_MESSAGES} messages before any keys")
             self.payloads.append(payload)

@@ -174,11 +174,15 @@ def _version(version: int, tried: list[Attempt], missing: list[NotMeasured]) -> 
 
 def _groups(version: int, tried: list[Attempt], missing: list[NotMeasured]) -> tuple[str, ...]:
     asked = [attempt for attempt in tried if attempt.hello is not None and not _full_groups(attempt, version)]
+    if not asked:
+        return ()
     full = [attempt for attempt in tried if attempt not in asked]
-    answered = [attempt for attempt in [*asked, *full] if attempt.outcome == "answered"]
+    # With TLS 1.3 the shares of a full offer sway the choice; below it a full offer is where the groups begin.
+    ordered = [*asked, *full] if version == TLS13 else [*full, *asked]
+    answered = [attempt for attempt in ordered if attempt.outcome == "answered"]
     found = list(dict.fromkeys(attempt.reply.group for attempt in answered if attempt.reply.group is not None))
     everything = set(TLS13_GROUPS if version == TLS13 else CURVES)
-    if asked and not everything <= set(found):
+    if not everything <= set(found):
         name = f"groups of {VERSIONS[version]}"
         ends = [a for a in asked if a.hello is not None and everything <= {*found, *a.hello.groups}]
         suite_codes = [code for a in asked if a.hello is not None for code in a.hello.real_suites]
