@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from kattegat import settings
+from kattegat.evidence import anchor, seal
 from kattegat.evidence import vault as vaults
 from kattegat.evidence.vault import Entry, Vault
 from kattegat.store.database import Database
@@ -55,3 +56,16 @@ def organisation(database: Database) -> int:
                 text("INSERT INTO organisation (code, name) VALUES ('example', 'Example') RETURNING id")
             ).scalar_one()
         )
+
+
+@pytest.fixture
+def sealed(database: Database, vault: Vault, organisation: int, make_entry: Callable[..., Entry]) -> int:
+    """An organisation with 12 records in three packs, sealed in three minutes and anchored; gives its id."""
+    for minute in range(3):
+        with database.begin("kat_system") as conn:
+            vaults.put(conn, vault, organisation, [make_entry(4 * minute + number) for number in range(4)])
+        with database.begin("kat_system") as conn:
+            assert seal.seal(conn, organisation, at=START + timedelta(minutes=minute)) is not None
+    with database.begin("kat_system") as conn:
+        assert anchor.write(conn, vault.anchors, organisation) == 3
+    return organisation

@@ -113,3 +113,12 @@ class StoreError(KattegatError):
 
 class SweepRoleError(UsageError):
     """A sweep by a role that does not see every row, and would take the objects of others for unused."""
+
+
+class UnsealedError(EvidenceError):
+    """The record is in no sealed root yet."""
+
+    def __init__(self, organisation_id: int, evidence_id: int) -> None:
+        super().__init__(
+            organisation_id, evidence_id, f"Evidence {evidence_id} is not sealed yet; ask again in two minutes."
+        )
