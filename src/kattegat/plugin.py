@@ -87,7 +87,13 @@ class PluginError(KattegatError):
 
 
 class NotReached(KattegatError):  # noqa: N818 - a plain word, since plugin authors raise it
-    """A scan that could not measure: no answer, refused, reset, cut off. The run fails; what stood before stands."""
+    """A scan that could not measure: no answer, refused, reset, cut off. The run fails; what stood before stands.
+
+    `how` is set by the runner: "timeout", "refused", "reset", "closed", "unreachable", "limit", "malformed" or "local"
+    (the runner's own machine is to blame); "" when a plugin raised it.
+    """
+
+    how: str = ""
 
 
 class Blocked(KattegatError):  # noqa: N818 - as above

@@ -20,6 +20,10 @@ class DoorAway(KattegatError):  # noqa: N818 - as the sentence says it
     """The door gave no answer that can be worked with: it is away, or busy, or has not let us in. Try again later."""
 
 
+class DoorBusy(DoorAway):
+    """The door can't take this one message yet, and may take others."""
+
+
 class DoorRefused(KattegatError):  # noqa: N818
     """The door will not take this message, however often it is sent."""
 
@@ -78,12 +82,12 @@ class Door:
             said = str(problem) or type(problem).__name__
             raise DoorAway(f"The door at {self.url} can't be reached ({said}).") from None
         status = response.status_code
-        if status in (400, 413, 415, 422):
-            raise DoorRefused(f"The door refused a {what} with status {status}: {response.text[:200]!r}.")
-        if status in (401, 403):
-            raise DoorAway(f"The door did not accept the token in {self._token_file}; put the runner's token there.")
         if not 200 <= status < 300:
-            raise DoorAway(f"The door answered a {what} with status {status}.")
+            code, said = _error(response)
+            sentence = f"The door answered a {what} with status {status}: {said}"
+            if status in (400, 413, 415, 422):
+                raise DoorRefused(sentence)
+            raise DoorBusy(sentence) if code == "busy" else DoorAway(sentence)
         try:
             return msgspec.msgpack.decode(response.content, type=answer)
         except msgspec.MsgspecError as problem:
@@ -97,3 +101,12 @@ def _trust(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(ca_file))
     except (OSError, ssl.SSLError) as problem:
         raise UsageError(f"{ca_file} holds no certificates to trust the door by ({problem}).") from None
+
+
+def _error(response: httpx.Response) -> tuple[str, str]:
+    """The code and sentence of `{"error": {"code": ..., "message": ...}}`, or what came in its place."""
+    try:
+        error = response.json()["error"]
+        return str(error["code"]), str(error["message"])[:500]
+    except (ValueError, LookupError, TypeError):
+        return "", repr(response.text[:200])

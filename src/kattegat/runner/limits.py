@@ -21,11 +21,7 @@ REMEMBERED = 1000
 
 
 class Unreached(NotReached):
-    """A `NotReached` that says how it ended, for drivers that tell the cases apart.
-
-    `how` is "timeout", "refused", "reset", "closed", "unreachable", "limit", "malformed" or "local" (this machine's
-    own fault, such as no free socket).
-    """
+    """A `NotReached` of the runner, with `how` set."""
 
     def __init__(self, sentence: str, how: str) -> None:
         self.how = how

@@ -38,9 +38,8 @@ class Outbox:
     def __init__(self, folder: Path, memory: int = MEMORY) -> None:
         self._folder = folder
         self._most = memory
-        self._held: OrderedDict[Lease, bytes] = OrderedDict()
+        self._waiting: OrderedDict[Lease, bytes | Path] = OrderedDict()
         self._size = 0
-        self._spooled: OrderedDict[Lease, Path] = OrderedDict()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -56,16 +55,16 @@ class Outbox:
         for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime_ns):
             lease = _lease(path)
             if lease is not None:
-                self._spooled[lease] = path
+                self._waiting[lease] = path
         self._note()
 
     def __len__(self) -> int:
-        return len(self._held) + len(self._spooled)
+        return len(self._waiting)
 
     @property
     def leases(self) -> list[Lease]:
         """The leases of everything that waits."""
-        return [*self._spooled, *self._held]
+        return list(self._waiting)
 
     @property
     def full(self) -> bool:
@@ -94,43 +93,50 @@ class Outbox:
         if self._size + len(content) > self._most and self._spool(lease, content):
             self._note()
             return
-        self._held[lease] = content
+        self._waiting[lease] = content
         self._size += len(content)
         self._note()
 
     def next(self) -> tuple[Lease, bytes] | None:
         """The oldest result, packed, left in place until `drop`; None when there is none."""
-        while self._spooled:
-            lease, path = next(iter(self._spooled.items()))
+        while self._waiting:
+            lease, content = next(iter(self._waiting.items()))
+            if isinstance(content, bytes):
+                return lease, content
             try:
-                content = path.read_bytes()
-                msgspec.msgpack.decode(content, type=Result)
+                packed = content.read_bytes()
+                msgspec.msgpack.decode(packed, type=Result)
             except (OSError, msgspec.MsgspecError) as problem:
                 # Left on disk for a person to look at, under a name that is not tried again.
-                structlog.get_logger().error("spooled_result_unreadable", file=str(path), problem=str(problem))
-                del self._spooled[lease]
-                _aside(path)
+                structlog.get_logger().error("spooled_result_unreadable", file=str(content), problem=str(problem))
+                del self._waiting[lease]
+                _aside(content)
                 continue
-            return lease, content
+            return lease, packed
         self._note()
-        return next(iter(self._held.items()), None)
+        return None
+
+    def later(self, lease: Lease) -> None:
+        """Puts a result behind the others: the door can't take it yet, and may take them."""
+        if lease in self._waiting:
+            self._waiting.move_to_end(lease)
 
     def drop(self, lease: Lease) -> None:
         """Forgets a result: it was taken, or will never be."""
-        content = self._held.pop(lease, None)
-        if content is not None:
+        content = self._waiting.pop(lease, None)
+        if isinstance(content, bytes):
             self._size -= len(content)
-        path = self._spooled.pop(lease, None)
-        if path is not None:
-            path.unlink(missing_ok=True)
+        elif content is not None:
+            content.unlink(missing_ok=True)
         self._note()
 
     def save(self) -> int:
         """Writes to disk what is only in memory, and says how many could not be written."""
         lost = 0
-        for lease, content in list(self._held.items()):
+        for lease, content in list(self._waiting.items()):
+            if isinstance(content, Path):
+                continue
             if self._spool(lease, content):
-                del self._held[lease]
                 self._size -= len(content)
             else:
                 lost += 1
@@ -153,7 +159,7 @@ class Outbox:
             structlog.get_logger().error("result_not_spooled", task=lease[0], problem=str(problem))
             part.unlink(missing_ok=True)
             return False
-        self._spooled[lease] = path
+        self._waiting[lease] = path
         return True
 
 

@@ -17,11 +17,12 @@ from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import structlog
 
-from kattegat.model.work import HEARTBEAT_SECONDS, Claim, Heartbeat, Job
+from kattegat.model.work import HEARTBEAT_SECONDS, Claim, Detail, Heartbeat, Job, Receipt, Result
 from kattegat.registry import Registry
-from kattegat.runner.door import Door, DoorAway, DoorRefused
+from kattegat.runner.door import Door, DoorAway, DoorBusy, DoorRefused
 from kattegat.runner.job import run_job
 from kattegat.runner.net import Shared
 from kattegat.runner.outbox import Lease, Outbox
@@ -179,19 +180,34 @@ class Runner:
                 continue
             lease, packed = waiting
             try:
-                receipt = await self._door.hand_in(packed)
+                receipt = await self._hand_in(packed)
+            except DoorBusy as problem:
+                self._log.info("hand_in_postponed", task=lease[0], problem=str(problem))
+                self._outbox.later(lease)
+                await asyncio.sleep(self._first_pause / 2)
             except DoorAway as problem:
                 self._log.warning("hand_in_failed", task=lease[0], problem=str(problem))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - as above
                 pause = min(pause * 2, LONGEST_PAUSE)
-                continue
             except DoorRefused as problem:
                 self._log.error("result_refused", task=lease[0], problem=str(problem))
+                self._outbox.drop(lease)
             else:
                 if not receipt.taken:
                     self._log.warning("result_not_taken", task=lease[0], reason=receipt.reason)
-            pause = self._first_pause
-            self._outbox.drop(lease)
+                pause = self._first_pause
+                self._outbox.drop(lease)
+
+    async def _hand_in(self, packed: bytes) -> Receipt:
+        try:
+            return await self._door.hand_in(packed)
+        except DoorRefused as problem:
+            # Without this the task would be tried again and again, and nobody told why.
+            self._log.error("result_refused", problem=str(problem))
+            result = msgspec.msgpack.decode(packed, type=Result)
+            reason = f"The result was refused. {problem}"
+            bare = msgspec.structs.replace(result, outcome="failed", reason=reason, evidence=b"", detail=Detail())
+            return await self._door.hand_in(msgspec.msgpack.encode(bare))
 
 
 def logging_to_stderr(level: str) -> None:
