@@ -260,7 +260,7 @@ async def serve(runner: Runner, outbox: Outbox) -> None:
 
     # Not the loop's own handler: that one waits for a scanner that computes without end.
     def told(_number: int, _frame: object) -> None:
-        watchdog = threading.Timer(STOP_SECONDS, give_up)
+        watchdog = threading.Timer(STOP_SECONDS - 0.5, give_up)
         watchdog.daemon = True
         watchdog.start()
         loop.call_soon_threadsafe(runner.stop)
