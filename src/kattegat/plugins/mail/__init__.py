@@ -1,1 +1,5 @@
-"""Mail policy of a domain: SPF, DMARC, DKIM keys, MTA-STS and TLS-RPT, as parsers and evaluators without I/O."""
+"""Mail: who may send for a domain, how its mail is protected on the way, and how its mail servers answer."""
+
+from kattegat.plugins.mail.facts import *  # noqa: F403 - the registry finds what this package declares
+from kattegat.plugins.mail.policy import *  # noqa: F403
+from kattegat.plugins.mail.smtp import *  # noqa: F403
