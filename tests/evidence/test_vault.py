@@ -158,6 +158,30 @@ def test_changed_metadata_are_not_given_out(
             vaults.get(conn, vault, organisation, 1)
 
 
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ("pack = ''", errors.MissingPackError),
+        ("pack = '../../secrets/install.key'", errors.MissingPackError),
+        ("pack = NULL", errors.ChangedBytesError),
+        ("pack_length = NULL", errors.ChangedBytesError),
+        ("pack_offset = -1", errors.ChangedBytesError),
+        ("pack_offset = 1000000", errors.MissingPackError),
+        ("pack_length = pack_length - 1", errors.ChangedBytesError),
+        ("key_id = 7", errors.ChangedBytesError),
+        ("detail = '[]'", errors.ChangedBytesError),
+    ],
+)
+def test_a_row_that_was_tampered_with_leads_nowhere(
+    database: Database, vault: Vault, organisation: int, make_entry: Make, change: str, error: type[Exception]
+) -> None:
+    with database.begin("kat_system") as conn:
+        vaults.put(conn, vault, organisation, [make_entry(1)])
+        conn.execute(text(f"UPDATE evidence SET {change}"))
+        with pytest.raises(error):
+            vaults.get(conn, vault, organisation, 1)
+
+
 def test_a_lost_install_key_is_never_replaced(
     database: Database, vault: Vault, organisation: int, make_entry: Make, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ belongs to some record.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from kattegat.store.layout import owned_by_parent
 
 FORM = b"\x01"
 NONCE = 12
+NAME = re.compile(r"[0-9]+/[0-9]{4}/[0-9]{2}/[0-9]{2}/[0-9a-f]{32}\.pack")
 # A pack is read whole when it is verified, so it stays well below the memory of a small machine.
 PACK_BYTES = 64 * 1024 * 1024
 
@@ -143,6 +145,9 @@ class Objects:
 
     def read(self, name: str) -> bytes:
         """A whole pack; raises FileNotFoundError."""
+        if not NAME.fullmatch(name):
+            # A row that was tampered with must not lead to other objects.
+            raise FileNotFoundError(name)
         try:
             return bytes(obstore.get(self._store, name).bytes())
         except FileNotFoundError:
@@ -152,6 +157,8 @@ class Objects:
 
     def part(self, place: Place) -> bytes:
         """The bytes at a place, fewer where the object ends before; raises FileNotFoundError."""
+        if not NAME.fullmatch(place.pack):
+            raise FileNotFoundError(place.pack)
         try:
             return bytes(obstore.get_range(self._store, place.pack, start=place.offset, length=place.length))
         except FileNotFoundError:

@@ -6,7 +6,6 @@ taken away by somebody else can't pass for one that retention dropped.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -14,11 +13,10 @@ from itertools import islice
 import msgspec
 from sqlalchemy import Connection, text
 
-from kattegat.evidence import keys, leaf, vault
+from kattegat.evidence import keys, leaf, packs, vault
 from kattegat.evidence.errors import SweepRoleError
 
 SCANNER = "kattegat.retention"
-_NAME = re.compile(r"[0-9]+/[0-9]{4}/[0-9]{2}/[0-9]{2}/[0-9a-f]{32}\.pack")
 _BATCH = 1000
 
 
@@ -98,7 +96,7 @@ def sweep(
         raise SweepRoleError("A sweep of the evidence needs the role kat_system, which sees every row; use that one.")
     limit = datetime.now(UTC) - older_than
     prefix = "" if organisation_id is None else str(organisation_id)
-    old = (name for name, written in where.objects.names(prefix) if written <= limit and _NAME.fullmatch(name))
+    old = (name for name, written in where.objects.names(prefix) if written <= limit and packs.NAME.fullmatch(name))
     removed: list[str] = []
     while batch := list(islice(old, _BATCH)):
         needed = set(

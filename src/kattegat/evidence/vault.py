@@ -277,7 +277,7 @@ def get(conn: Connection, vault: Vault, organisation_id: int, evidence_id: int, 
     if leaf.digest(meta) != stored.leaf:
         raise ChangedBytesError(organisation_id, evidence_id, "its metadata do not have the recorded leaf")
     key = keys.by_id(conn, vault.install_key, organisation_id, row.key_id)
-    if key is None or row.pack is None:
+    if key is None or None in (row.pack, row.pack_offset, row.pack_length) or min(row.pack_offset, row.pack_length) < 0:
         raise ChangedBytesError(organisation_id, evidence_id, "its row does not say where its bytes lie")
     place = packs.Place(row.pack, row.pack_offset, row.pack_length)
     try:
