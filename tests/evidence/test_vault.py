@@ -286,3 +286,18 @@ def test_another_object_store_by_its_url(
     assert list((tmp_path / "elsewhere").rglob("*.pack"))
     with pytest.raises(errors.StoreError, match="KAT_EVIDENCE_URL"):
         vaults.open_vault(settings.load({"KAT_DATA_DIR": str(tmp_path), "KAT_EVIDENCE_URL": "nonsense://x"}))
+
+
+def test_records_are_listed_newest_first(database: Database, vault: Vault, organisation: int, make_entry: Make) -> None:
+    with database.begin("kat_system") as conn:
+        entries = [make_entry(number, scanner="http" if number % 2 else "tls") for number in range(5)]
+        vaults.put(conn, vault, organisation, [*entries, make_entry(0)])
+    with database.begin("kat_app", [organisation]) as conn:
+        assert [each.id for each in vaults.page(conn, organisation, limit=2)] == [6, 5]
+        assert [each.id for each in vaults.page(conn, organisation, limit=2, before=5)] == [4, 3]
+        assert [each.id for each in vaults.page(conn, organisation, scanner="http")] == [4, 2]
+        found = vaults.page(conn, organisation, asset=("IPAddress", "internet|192.0.2.0"))
+        assert [each.id for each in found] == [6, 1]
+        assert found[0] == vaults.get(conn, vault, organisation, 6, content=False)
+    with database.begin("kat_app", []) as conn:
+        assert vaults.page(conn, organisation) == []

@@ -17,6 +17,7 @@ class Contents:
     """Checks records one after another; packs are read whole, once where their records follow one another."""
 
     def __init__(self, conn: Connection, vault: Vault, organisation_id: int, report: VerifyReport) -> None:
+        self._conn = conn
         self._vault = vault
         self._organisation_id = organisation_id
         self._report = report
@@ -102,8 +103,7 @@ class Contents:
                 self._used.add(row.pack)
             return False
         if row.dropped is not None or told is not None:
-            self._dropped(row, told)
-            return False
+            return self._dropped(row, told, meta, deep=deep)
         if row.pack is None or row.pack_offset is None or row.pack_length is None or row.pack_offset < 0:
             self._report.add("row", f"The row of record {number} does not say where its bytes lie", number)
             return False
@@ -114,21 +114,26 @@ class Contents:
         self._used.add(row.pack)
         return not deep or self._deep(row, meta, key)
 
-    def _dropped(self, row: Row[Any], told: str | None) -> None:
+    def _dropped(self, row: Row[Any], told: str | None, meta: leaf.Metadata, *, deep: bool) -> bool:
         number = row.leaf_number
         where = (row.pack, row.pack_offset, row.pack_length, row.key_id)
         # With a destroyed key what retention recorded can't be read, and the row's own word has to do.
-        if (row.dropped != told and self._drops_readable) or where != (None, None, None, None):
-            self._report.add(
-                "drop", f"The bytes of record {number} were taken away or marked so, not by retention", number
-            )
-        else:
+        if (row.dropped == told or not self._drops_readable) and where == (None, None, None, None):
             self._report.dropped += 1
+            return False
+        moved = self._moved(row)
+        if moved is not None:
+            return self.check(moved, meta, deep=deep)
+        self._report.add("drop", f"The bytes of record {number} were taken away or marked so, not by retention", number)
+        return False
 
     def _deep(self, row: Row[Any], meta: leaf.Metadata, key: keys.Key) -> bool:
         number = row.leaf_number
         record = self._bytes(row)
         if record is None:
+            moved = self._moved(row)
+            if moved is not None:
+                return self.check(moved, meta, deep=True)
             self._report.add("pack", f"The pack of record {number} is missing ({row.pack})", number)
             return False
         try:
@@ -142,6 +147,22 @@ class Contents:
             return False
         self._claim(row)
         return True
+
+    def _moved(self, row: Row[Any]) -> Row[Any] | None:
+        """The row as it is now, where compaction or retention changed it after its page was read."""
+        now = self._conn.execute(
+            text(
+                "SELECT leaf_number, key_id, pack, pack_offset, pack_length,"
+                " CAST(extract(epoch FROM dropped_at) AS text) AS dropped FROM evidence"
+                " WHERE organisation_id = :organisation AND id = :id AND leaf_number = :id"
+            ),
+            {"organisation": self._organisation_id, "id": row.leaf_number},
+        ).first()
+        if now is None or now.pack == row.pack:
+            return None
+        if now.dropped is not None and self._told(row.leaf_number) is None:
+            self._drops = self._read_drops(self._conn)
+        return now
 
     def _claim(self, row: Row[Any]) -> None:
         claimed = self._claimed.setdefault(row.pack, [])

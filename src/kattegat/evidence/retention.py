@@ -30,6 +30,7 @@ class Drop(msgspec.Struct, frozen=True):
 def drop(conn: Connection, where: vault.Vault, organisation_id: int, before: datetime) -> int:
     """Drops the bytes of what was recorded before a time; gives of how many records. The leaves stay.
 
+    A pack goes as a whole: one that also holds younger records (of the same day, after `compaction`) stays.
     The objects go with the next `sweep`, once this transaction is committed. Raises what `vault.put` raises.
     """
     keys.lock(conn, organisation_id)
@@ -39,7 +40,9 @@ def drop(conn: Connection, where: vault.Vault, organisation_id: int, before: dat
             """
             UPDATE evidence SET dropped_at = :at, key_id = NULL, pack = NULL, pack_offset = NULL, pack_length = NULL
             WHERE organisation_id = :organisation AND recorded_at < :before AND dropped_at IS NULL
-              AND pack IS NOT NULL AND scanner <> :retention
+              AND scanner <> :retention AND pack IN (
+                  SELECT pack FROM evidence WHERE organisation_id = :organisation AND pack IS NOT NULL
+                  GROUP BY pack HAVING max(recorded_at) < :before)
             RETURNING leaf_number
             """
         ),

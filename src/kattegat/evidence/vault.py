@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from kattegat.evidence import keys, leaf, packs
 from kattegat.evidence.errors import (
@@ -213,7 +213,7 @@ META_COLUMNS = """organisation_id, leaf_number, CAST(extract(epoch FROM recorded
     CAST(extract(epoch FROM ended_at) AS text) AS ended, CAST(detail AS text) AS raw_detail, size, content_hash"""
 
 
-def read_meta(row: Any) -> leaf.Metadata:
+def read_meta(row: Row[Any]) -> leaf.Metadata:
     """What a leaf covers, from a row with `META_COLUMNS`; raises ValueError for a detail that can't be read."""
     return leaf.Metadata(
         organisation_id=row.organisation_id,
@@ -233,22 +233,74 @@ def read_meta(row: Any) -> leaf.Metadata:
     )
 
 
+_STORED = f"""{META_COLUMNS}, id, recorded_at, leaf, started_at, ended_at, detail, key_id, pack, pack_offset,
+    pack_length, dropped_at"""
+
+
 def get(conn: Connection, vault: Vault, organisation_id: int, evidence_id: int, *, content: bool = True) -> Stored:
     """A record with its content, proven to be the bytes that were stored (`content=False`: what is known about it).
 
     Raises `UnknownEvidenceError`, `MissingPackError`, `ChangedBytesError`, `DroppedError`, `DestroyedKeyError`,
     `StoreError`.
     """
-    row = conn.execute(
+    row = _row(conn, organisation_id, evidence_id)
+    if not content:
+        return _stored(row)
+    try:
+        return _with_content(conn, vault, row)
+    except MissingPackError:
+        # Compaction or retention may have moved or dropped it since the row was read.
+        again = _row(conn, organisation_id, evidence_id)
+        if again.pack == row.pack:
+            raise
+        return _with_content(conn, vault, again)
+
+
+def page(
+    conn: Connection,
+    organisation_id: int,
+    *,
+    scanner: str | None = None,
+    asset: tuple[str, str] | None = None,
+    before: int | None = None,
+    limit: int = 50,
+) -> list[Stored]:
+    """Records without content, the newest first; `asset` is (type, key). `before`: the last id of the page before."""
+    rows = conn.execute(
         text(
-            f"SELECT {META_COLUMNS}, id, recorded_at, leaf, started_at, ended_at, detail, key_id, pack,"  # noqa: S608
-            " pack_offset, pack_length, dropped_at FROM evidence WHERE organisation_id = :organisation AND id = :id"
+            f"""
+            SELECT {_STORED} FROM evidence
+            WHERE organisation_id = :organisation
+              AND (CAST(:scanner AS text) IS NULL OR scanner = :scanner)
+              AND (CAST(:type AS text) IS NULL OR (asset_type = :type AND asset_key = :asset_key))
+              AND (CAST(:before AS bigint) IS NULL OR leaf_number < :before)
+            ORDER BY leaf_number DESC LIMIT :limit
+            """  # noqa: S608 - a constant list of columns
         ),
+        {
+            "organisation": organisation_id,
+            "scanner": scanner,
+            "type": asset[0] if asset else None,
+            "asset_key": asset[1] if asset else None,
+            "before": before,
+            "limit": limit,
+        },
+    )
+    return [_stored(row) for row in rows]
+
+
+def _row(conn: Connection, organisation_id: int, evidence_id: int) -> Row[Any]:
+    row = conn.execute(
+        text(f"SELECT {_STORED} FROM evidence WHERE organisation_id = :organisation AND id = :id"),  # noqa: S608
         {"organisation": organisation_id, "id": evidence_id},
     ).one_or_none()
     if row is None:
         raise UnknownEvidenceError(organisation_id, evidence_id)
-    stored = Stored(
+    return row
+
+
+def _stored(row: Row[Any]) -> Stored:
+    return Stored(
         id=row.id,
         organisation_id=row.organisation_id,
         recorded_at=row.recorded_at,
@@ -266,15 +318,17 @@ def get(conn: Connection, vault: Vault, organisation_id: int, evidence_id: int, 
         content_hash=bytes(row.content_hash),
         dropped_at=row.dropped_at,
     )
-    if not content:
-        return stored
+
+
+def _with_content(conn: Connection, vault: Vault, row: Row[Any]) -> Stored:
+    organisation_id, evidence_id = row.organisation_id, row.id
     if row.dropped_at is not None:
         raise DroppedError(organisation_id, evidence_id, row.dropped_at)
     try:
         meta = read_meta(row)
     except (ValueError, RecursionError) as problem:
         raise ChangedBytesError(organisation_id, evidence_id, f"its detail {problem}") from None
-    if leaf.digest(meta) != stored.leaf:
+    if leaf.digest(meta) != bytes(row.leaf):
         raise ChangedBytesError(organisation_id, evidence_id, "its metadata do not have the recorded leaf")
     key = keys.by_id(conn, vault.install_key, organisation_id, row.key_id)
     if key is None or None in (row.pack, row.pack_offset, row.pack_length) or min(row.pack_offset, row.pack_length) < 0:
@@ -286,7 +340,7 @@ def get(conn: Connection, vault: Vault, organisation_id: int, evidence_id: int, 
         raise MissingPackError(organisation_id, evidence_id, row.pack, "no such object") from None
     if len(record) != place.length:
         raise MissingPackError(organisation_id, evidence_id, row.pack, "the object ends before")
-    return msgspec.structs.replace(stored, content=reveal(record, key, meta, evidence_id))
+    return msgspec.structs.replace(_stored(row), content=reveal(record, key, meta, evidence_id))
 
 
 def reveal(record: bytes, key: keys.Key, meta: leaf.Metadata, evidence_id: int) -> bytes:
