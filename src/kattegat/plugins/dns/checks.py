@@ -159,7 +159,7 @@ def address_ipv6(context: Context, records: Facts[DnsRecords]) -> Verdict:
 @check(
     "name-servers-few",
     about=Hostname,
-    needs=[DnsName, DnsRecords],
+    needs=[DnsRecords],
     severity="medium",
     title=translatable("The domain has fewer than two name servers"),
     risk=translatable("When the only name server fails, the domain can't be reached."),
@@ -167,8 +167,8 @@ def address_ipv6(context: Context, records: Facts[DnsRecords]) -> Verdict:
     reference="RFC 1034 section 4.1, RFC 2182 section 5",
     applies=message.is_registrable,
 )
-def name_servers_few(context: Context, name: Facts[DnsName], records: Facts[DnsRecords]) -> Verdict:
-    """The zone's own NS records name one server."""
+def name_servers_few(context: Context, records: Facts[DnsRecords]) -> Verdict:
+    """The zone's own NS records name one server. A name with none is no zone of its own."""
     servers = _records(records, "NS")
     if len(servers) == 1:
         return verdict([Item("one", translatable("{server} is the only name server"), {"server": servers[0]})])
@@ -213,16 +213,21 @@ def name_servers_ipv6(context: Context, own: Facts[DnsRecords], servers: Facts[D
     applies=message.is_registrable,
 )
 def name_servers_one_network(context: Context, answers: Facts[NameServerAnswer]) -> Verdict:
-    """All addresses lie in one /24 (IPv4) or /48 (IPv6)."""
-    networks = {_network(fact.address) for fact in answers}
-    if len({fact.server for fact in answers}) < 2 or len([n for n in networks if ":" not in n]) != 1:
+    """All addresses of two servers or more lie in one /24 (IPv4) or /48 (IPv6)."""
+    reached = [fact for fact in answers if fact.address]
+    families = [[fact for fact in reached if (":" in fact.address) is six] for six in (False, True)]
+    networks = [{_network(fact.address) for fact in family} for family in families]
+    if any(len(family) > 1 for family in networks):
         return Pass()
-    if len([n for n in networks if ":" in n]) > 1 or answers.unmeasured:
-        return Pass() if not answers.unmeasured else verdict([], unknown=answers.unmeasured[0])
-    shown = sorted(networks)[0]
-    return verdict(
-        [Item("network", translatable("every name server has its address in {network}"), {"network": shown})]
-    )
+    if answers.unmeasured:  # the one that was not asked may be elsewhere
+        return verdict([], unknown=answers.unmeasured[0])
+    servers = {fact.server for fact in reached}
+    # One server with IPv4 only and one with IPv6 only can't be compared.
+    if len(servers) < 2 or not any({fact.server for fact in family} == servers for family in families):
+        return Pass()
+    shown = ", ".join(sorted(networks[0] | networks[1]))
+    text = translatable("every name server has its address in {network}")
+    return verdict([Item("network", text, {"network": shown})])
 
 
 def _network(address: str) -> str:
@@ -247,7 +252,7 @@ def name_server_lame(context: Context, answers: Facts[NameServerAnswer]) -> Verd
     items = [
         Item(
             f"{fact.server}|{fact.address}",
-            translatable("{server} ({address}): {problem}"),
+            translatable("{server} ({address}): {problem}") if fact.address else translatable("{server}: {problem}"),
             {"server": fact.server, "address": fact.address, "problem": fact.problem},
         )
         for fact in answers

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import dns.exception
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
-import dns.rdtypes.svcbbase
 import dns.rrset
 import msgspec
 from publicsuffixlist import PublicSuffixList
@@ -18,13 +17,17 @@ from kattegat.errors import KeyFormatError
 from kattegat.plugin import DnsReply, Hostname, Part
 
 _SUFFIXES: list[PublicSuffixList] = []
+# A chain longer than this is a loop or an attack; resolvers stop at about ten.
+MOST_ALIASES = 16
+# Their data are names and numbers. Names compare without case, and servers may change it from answer to answer.
+CASELESS = frozenset({"NS", "MX", "SOA", "SRV", "CNAME", "PTR"})
 
 
 class Answer(msgspec.Struct, frozen=True):
     """What a message says of its question. `problem` is "" or why it says nothing.
 
     `aliases` is the chain of CNAME targets from the name asked, in order; `records` are those at its end, in
-    presentation form (RFC 1035 section 5), sorted; `ttl` in seconds.
+    presentation form (RFC 1035 section 5), sorted, names in lower case; `ttl` in seconds.
     """
 
     problem: str = ""
@@ -43,30 +46,45 @@ def part(reply: DnsReply) -> Part:
 
 def read(recorded: Part) -> Answer:
     """What a recorded reply says; never raises."""
-    rdtype = str(recorded.notes.get("rdtype", ""))
-    problem = str(recorded.notes.get("problem", ""))
+    problem = str(recorded.notes.get("problem") or "")
     if problem:
         return Answer(problem)
     try:
-        message = dns.message.from_wire(recorded.content, ignore_trailing=True, continue_on_error=True)
-        wanted = dns.rdatatype.from_text(rdtype)
-        name = dns.name.from_text(str(recorded.notes.get("name", "")))
-    except (dns.exception.DNSException, ValueError) as error:
+        return _read(recorded.content, *asked(recorded))
+    except Exception as error:  # whatever hostile bytes made the reader stumble, they are no message
         return Answer(f"the answer can't be read ({type(error).__name__})")
+
+
+def asked(recorded: Part) -> tuple[str, str]:
+    """The name and type that a recorded reply is about."""
+    return str(recorded.notes.get("name", "")), str(recorded.notes.get("rdtype", ""))
+
+
+def _read(wire: bytes, asked_name: str, rdtype: str) -> Answer:
+    message = dns.message.from_wire(wire, ignore_trailing=True, continue_on_error=True)
+    wanted = dns.rdatatype.from_text(rdtype)
+    name = dns.name.from_text(asked_name)
     rcode = dns.rcode.to_text(message.rcode())
     if rcode not in ("NOERROR", "NXDOMAIN"):
         return Answer(f"the server answered {rcode}", rcode)
     aliases: list[str] = []
     current = name
-    # A chain longer than this is a loop or an attack; resolvers stop at about ten.
-    for _ in range(16):
+    for _ in range(MOST_ALIASES):
         target = _alias(message.answer, current)
         if target is None:
             break
         aliases.append(text(target))
         current = target
-    found = [rrset for rrset in message.answer if rrset.name == current and rrset.rdtype == wanted]
-    records = tuple(sorted({_record(rdata) for rrset in found for rdata in rrset}))
+    found = [
+        rrset
+        for rrset in message.answer
+        if rrset.name == current and rrset.rdtype == wanted and rrset.rdclass == dns.rdataclass.IN
+    ]
+    records = tuple(sorted({_record(rdata, rdtype) for rrset in found for rdata in rrset}))
+    errors = getattr(message, "errors", [])
+    if errors and not records:
+        # The one record that can't be read may be the one that was asked for.
+        return Answer(f"a record in the answer can't be read ({type(errors[0].exception).__name__})")
     ttl = min((rrset.ttl for rrset in found), default=None)
     authoritative = bool(message.flags & 0x0400)
     return Answer("", rcode, tuple(aliases), records, ttl, authoritative)
@@ -80,15 +98,14 @@ def _alias(answer: Iterable[dns.rrset.RRset], name: dns.name.Name) -> dns.name.N
     return None
 
 
-def _record(rdata: object) -> str:
-    shown = rdata.to_text()  # type: ignore[attr-defined]
-    return str(shown)
+def _record(rdata: object, rdtype: str) -> str:
+    shown = str(rdata.to_text())  # type: ignore[attr-defined]
+    return shown.lower() if rdtype in CASELESS else shown
 
 
 def text(name: dns.name.Name) -> str:
     """A name as text, lower case, without the trailing dot ("." stays)."""
-    shown = name.to_text().lower()
-    return shown if shown == "." else shown.rstrip(".")
+    return name.to_text(omit_final_dot=True).lower()
 
 
 def hostname(shown: str) -> Hostname | None:

@@ -43,7 +43,10 @@ SERVICES = (
     "_submission._tcp", "_submissions._tcp", "_imap._tcp", "_imaps._tcp", "_pop3s._tcp", "_sip._tls", "_sips._tcp",
     "_xmpp-client._tcp", "_xmpp-server._tcp", "_caldavs._tcp", "_carddavs._tcp", "_autodiscover._tcp",
 )  # fmt: skip
+FOLLOWED = ("A", "AAAA", "CAA")
+# More would not fit into a referral of 512 bytes (RFC 1035 section 4.2.1), and 13 is what the root has.
 MOST_SERVERS = 16
+MOST_ADDRESSES = 4
 
 
 class DnsName(Fact, about=Hostname):
@@ -56,10 +59,10 @@ class DnsName(Fact, about=Hostname):
 
 
 class DnsRecords(Fact, about=Hostname):
-    """The records of one type at a name, in presentation form; `ttl` in seconds. Item: the type.
+    """The records of one type at a name, in presentation form. Item: the type, for SRV `SRV _service._tcp.name`.
 
     There is no fact for a type that the name has no records of. Records behind an alias are the target's; only
-    addresses are followed.
+    addresses and CAA are followed, as browsers and certificate authorities do (RFC 8659 section 3).
     """
 
     rdtype: str
@@ -75,7 +78,8 @@ class ReverseDns(Fact, about=IPAddress):
 class NameServerAnswer(Fact, about=Hostname):
     """What one address of one name server says of the zone when it is asked itself. Item: `server|address`.
 
-    `problem` is "" or why the server is no use for the zone: it refuses, or answers without authority (lame).
+    `problem` is "" or why the server is no use for the zone: it refuses, answers without authority (lame), or has no
+    address at all (then `address` is "").
     """
 
     server: str
@@ -102,34 +106,31 @@ class DnsRecordsScanner:
         return Evidence(tuple(message.part(reply) for reply in replies))
 
     def parse(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
-        answers = [(part, message.read(part)) for part in evidence.named("dns")]
-        own = {str(part.notes["rdtype"]): answer for part, answer in answers if part.notes["name"] == host.name}
-        addresses = [own[rdtype] for rdtype in ("A", "AAAA") if rdtype in own and not own[rdtype].problem]
-        yield from self._name(host, own, addresses)
-        for part, answer in answers:
-            name, rdtype = str(part.notes["name"]), str(part.notes["rdtype"])
+        answers = {message.asked(part): message.read(part) for part in evidence.named("dns")}
+        yield from self._name(host, {rdtype: answer for (name, rdtype), answer in answers.items() if name == host.name})
+        for (name, rdtype), answer in answers.items():
             item = rdtype if name == host.name else f"{rdtype} {name}"
             if answer.problem:
                 yield NotMeasured("DnsRecords", answer.problem, item, host)
-            elif answer.records and (not answer.aliases or rdtype in ("A", "AAAA")):
+            elif answer.records and (not answer.aliases or rdtype in FOLLOWED):
                 fact = DnsRecords(rdtype=rdtype, records=list(answer.records))
                 yield Found(host, fact, item, tuple(_links(host, rdtype, answer.records)))
 
-    def _name(
-        self, host: Hostname, own: dict[str, message.Answer], addresses: list[message.Answer]
-    ) -> Iterator[Found | NotMeasured]:
+    def _name(self, host: Hostname, own: dict[str, message.Answer]) -> Iterator[Found | NotMeasured]:
         read = [answer for answer in own.values() if not answer.problem]
         if not read:
-            yield NotMeasured("DnsName", next(iter(own.values())).problem, about=host)
+            reasons = [answer.problem for answer in own.values()] or ["the name was not asked for"]
+            yield NotMeasured("DnsName", reasons[0], about=host)
             return
         aliases = next((answer.aliases for answer in read if answer.aliases), ())
-        # NXDOMAIN behind an alias speaks of the alias's target; the name itself is there.
-        missing = any(answer.rcode == "NXDOMAIN" for answer in read)
+        # NXDOMAIN behind an alias speaks of the alias's target; the name itself is there. Some servers answer it for
+        # single types of a name that exists, against RFC 8020; one other answer outweighs that.
+        missing = all(answer.rcode == "NXDOMAIN" for answer in read)
         domain = message.registrable(host.name)
         fact = DnsName(
             exists=not missing or bool(aliases),
             aliases=list(aliases),
-            dangling=bool(aliases) and missing and not any(answer.records for answer in addresses),
+            dangling=bool(aliases) and missing,
             domain=domain,
         )
         links: list[Link] = []
@@ -159,7 +160,7 @@ def _links(host: Hostname, rdtype: str, records: tuple[str, ...]) -> Iterator[Li
 
 
 def _some_answer(replies: list[DnsReply]) -> None:
-    """A scan in which no question got an answer has measured nothing."""
+    """A scan in which no question got an answer has measured nothing: raises `NotReached`."""
     if replies and all(reply.problem for reply in replies):
         raise NotReached(replies[0].problem)
 
@@ -199,7 +200,7 @@ class NameServersScanner:
     async def fetch(self, host: Hostname, net: Net) -> Evidence:
         listed = await net.dns(host.name, "NS")
         _some_answer([listed])
-        servers = message.read(message.part(listed)).records[:MOST_SERVERS]
+        servers = _listed(message.part(listed)).records[:MOST_SERVERS]
         parts = [message.part(listed)]
         for found in await asyncio.gather(*(self._ask(host, server.rstrip(".").lower(), net) for server in servers)):
             parts.extend(found)
@@ -207,9 +208,9 @@ class NameServersScanner:
 
     async def _ask(self, host: Hostname, server: str, net: Net) -> list[Part]:
         replies = await asyncio.gather(net.dns(server, "A"), net.dns(server, "AAAA"))
-        parts = [Part("address", reply.wire, {**message.part(reply).notes}) for reply in replies]
+        parts = [Part("address", reply.wire, message.part(reply).notes) for reply in replies]
         addresses = [address for part in parts for address in message.read(part).records]
-        for address in addresses[:4]:
+        for address in addresses[:MOST_ADDRESSES]:
             for rdtype in ("SOA", "NS"):
                 try:
                     reply = await net.dns(host.name, rdtype, server=address)
@@ -220,29 +221,53 @@ class NameServersScanner:
         return parts
 
     def parse(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
-        listed = evidence.first("dns")
-        if listed is not None and (problem := message.read(listed).problem):
-            yield NotMeasured("NameServerAnswer", problem)
+        first = evidence.first("dns")
+        listed = _listed(first) if first is not None else message.Answer("the name servers were not asked for")
+        if listed.problem:
+            yield NotMeasured("NameServerAnswer", listed.problem)
             return
-        for part in evidence.named("address"):
-            answer = message.read(part)
-            if answer.problem:
-                yield NotMeasured(
-                    "NameServerAnswer", f"{part.notes['name']}: {answer.problem}", str(part.notes["name"])
-                )
+        for name in listed.records[MOST_SERVERS:]:
+            server = name.rstrip(".")
+            yield NotMeasured("NameServerAnswer", f"{server} was not asked: there are too many", f"{server}|")
+        yield from self._addresses(host, evidence)
         for part in evidence.named("refused"):
-            item = f"{part.notes['of']}|{part.notes['server']}"
-            yield NotMeasured("NameServerAnswer", f"{part.notes['of']} was not asked: {part.notes['reason']}", item)
-        asked: dict[tuple[str, str], dict[str, message.Answer]] = {}
+            server, address = _place(part)
+            reason = f"{server} was not asked: {part.notes.get('reason', '')}"
+            yield NotMeasured("NameServerAnswer", reason, f"{server}|{address}")
+        places: dict[tuple[str, str], dict[str, message.Answer]] = {}
         for part in evidence.named("server"):
-            place = asked.setdefault((str(part.notes["of"]), str(part.notes["server"])), {})
-            place[str(part.notes["rdtype"])] = message.read(part)
-        for (server, address), answers in asked.items():
+            places.setdefault(_place(part), {})[message.asked(part)[1]] = message.read(part)
+        for (server, address), answers in places.items():
             soa = answers.get("SOA", message.Answer("it was not asked"))
             if soa.problem and not soa.rcode:  # silence proves nothing; an answer that refuses does
                 yield NotMeasured("NameServerAnswer", f"{server} ({address}): {soa.problem}", f"{server}|{address}")
             else:
                 yield Found(host, _answer(server, address, answers), f"{server}|{address}")
+
+    def _addresses(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
+        """The servers that could not be asked for want of an address, or because nobody could say one."""
+        answers: dict[str, list[message.Answer]] = {}
+        for part in evidence.named("address"):
+            answers.setdefault(message.asked(part)[0], []).append(message.read(part))
+        for server, told in answers.items():
+            problem = next((answer.problem for answer in told if answer.problem), "")
+            if problem:
+                yield NotMeasured("NameServerAnswer", f"{server}: {problem}", f"{server}|")
+            elif not any(answer.records for answer in told):
+                fact = NameServerAnswer(
+                    server=server, address="", problem="its name has no address", serial=None, servers=[]
+                )
+                yield Found(host, fact, f"{server}|")
+
+
+def _place(part: Part) -> tuple[str, str]:
+    return str(part.notes.get("of", "")), str(part.notes.get("server", ""))
+
+
+def _listed(part: Part) -> message.Answer:
+    """The zone's name servers. A name that is an alias is no zone: those behind it are the target's."""
+    answer = message.read(part)
+    return message.Answer(rcode=answer.rcode) if answer.aliases and not answer.problem else answer
 
 
 def _answer(server: str, address: str, answers: dict[str, message.Answer]) -> NameServerAnswer:
