@@ -182,11 +182,17 @@ def request(conn: Connection, organisation_id: int, source_ids: Collection[int],
 
 
 def settle(conn: Connection, returned: Iterable[Returned]) -> list[int]:
-    """Queues the ingest of a failed run for every scan that ended dead, so that its source says what happened.
+    """Queues the ingest of a failed run for every scan or result that ended dead, so that its source says so.
 
-    Gives the ingest tasks. Other tasks and those that were queued again are left alone.
+    Gives the ingest tasks. Other tasks and those that were queued again are left alone, and so is the ingest of a
+    failure: with nothing to read in it, it fails when the database does, and would again.
     """
-    tasks = [back.task for back in returned if back.became == "dead" and back.task.kind == "scan"]
+    tasks = [
+        back.task
+        for back in returned
+        if back.became == "dead"
+        and (back.task.kind == "scan" or (back.task.kind == "ingest" and back.task.payload.get("outcome") == "ok"))
+    ]
     return queue.push(
         conn,
         [
@@ -197,11 +203,12 @@ def settle(conn: Connection, returned: Iterable[Returned]) -> list[int]:
                 task.scanner,
                 priority=task.priority,
                 payload={
-                    "outcome": "failed",
-                    "reason": f"given up after {task.tries} tries: {task.reason}",
+                    "scan_task_id": task.id,
                     "started_at": (task.started_at or task.created_at).isoformat(),
                     "ended_at": (task.ended_at or task.created_at).isoformat(),
-                    "scan_task_id": task.id,
+                    **task.payload,
+                    "outcome": "failed",
+                    "reason": f"given up after {task.tries} tries: {task.reason}",
                 },
             )
             for task in tasks

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from kattegat.accounts import settings
 from kattegat.errors import KattegatError
 from kattegat.model import assets, keys
 from kattegat.model.assets import Asset, IPAddress, Network, Service
@@ -81,6 +82,11 @@ KNOWN = text(
 )
 
 
+def in_force(conn: Connection, organisation_id: int) -> dict[str, Any]:
+    """What is set for an organisation, at any place above it; the usual `Options`."""
+    return {name: said.value for name, said in settings.in_force(conn, organisation_id).items()}
+
+
 class Built(NamedTuple):
     """The jobs, and the tasks that may not be done any more, each with the reason."""
 
@@ -103,7 +109,7 @@ def zone_of(asset: Asset) -> str:
 
 
 def build(
-    conn: Connection, tasks: Sequence[Task], registry: Registry, *, options: Options | None = None, seconds: int = 300
+    conn: Connection, tasks: Sequence[Task], registry: Registry, *, options: Options = in_force, seconds: int = 300
 ) -> Built:
     """The jobs of claimed scan tasks, in the order of the tasks; four statements and what `options` does."""
     wanted = [task for task in tasks if task.organisation_id is not None and task.source_id is not None]
@@ -138,7 +144,7 @@ def build(
         own[row.organisation_id, row.zone].append(row.network)
     declared = _declared(conn, organisations)
     known = _known(conn, [(task, spec, row.asset_id) for task, spec, row, _ in allowed])
-    in_force = {organisation: options(conn, organisation) if options else {} for organisation in organisations}
+    in_force = {organisation: options(conn, organisation) for organisation in organisations}
     jobs = []
     for task, spec, row, subject in allowed:
         place = _of(task), zone_of(subject)

@@ -7,7 +7,7 @@ schedule then holds the reason in words, which is what a person reads as "why wa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, text
@@ -99,6 +99,18 @@ DUE = text(
       SELECT n.scanner, l.target_id FROM changed c JOIN need n ON n.kind = c.kind AND n.backwards
       JOIN link l ON l.organisation_id = :organisation AND l.origin_id = c.asset_id AND l.type = n.link
         AND l.ended_at IS NULL
+      UNION
+      SELECT n.scanner, l.origin_id FROM link l JOIN need n ON n.link = l.type AND NOT n.backwards
+      WHERE l.organisation_id = :organisation AND l.origin_id = ANY(CAST(:touched AS bigint[]))
+        AND l.ended_at IS NULL AND l.recorded_at >= :since AND EXISTS (
+          SELECT FROM fact f WHERE f.organisation_id = l.organisation_id AND f.asset_id = l.target_id
+            AND f.kind = n.kind AND f.ended_at IS NULL)
+      UNION
+      SELECT n.scanner, l.target_id FROM link l JOIN need n ON n.link = l.type AND n.backwards
+      WHERE l.organisation_id = :organisation AND l.target_id = ANY(CAST(:touched AS bigint[]))
+        AND l.ended_at IS NULL AND l.recorded_at >= :since AND EXISTS (
+          SELECT FROM fact f WHERE f.organisation_id = l.organisation_id AND f.asset_id = l.origin_id
+            AND f.kind = n.kind AND f.ended_at IS NULL)
     ), mine AS (
       SELECT h.id FROM subject j
       JOIN source s ON s.organisation_id = :organisation AND s.scanner = j.scanner AND s.asset_id = j.asset_id
@@ -187,9 +199,17 @@ def plan(
 
 
 def due_for_changes(
-    conn: Connection, organisation_id: int, changed: Iterable[tuple[int, str]], registry: Registry
+    conn: Connection,
+    organisation_id: int,
+    changed: Iterable[tuple[int, str]],
+    registry: Registry,
+    *,
+    since: datetime | None = None,
 ) -> list[int]:
     """Makes due now what asked for a fact that has changed, given as (asset, kind of fact); gives the sources.
+
+    With `since`, links of these assets that were recorded since then count too: a fact that lay elsewhere is now one
+    that the scanner asked for.
 
     A scanner with `uses=[via(link, K)]` is due for the assets from which that link leads to the changed one. A kind
     that a scanner itself yields does not make it due again, or it would never rest.
@@ -202,8 +222,9 @@ def due_for_changes(
         if need.fact not in spec.yields
     ]
     kinds = {need[1] for need in needs}
+    touched = sorted({pair[0] for pair in pairs}) if since is not None else []
     pairs = [pair for pair in pairs if pair[1] in kinds]
-    if not pairs:
+    if not needs or not (pairs or touched):
         return []
     parameters = {
         "organisation": organisation_id,
@@ -213,6 +234,8 @@ def due_for_changes(
         "needed": [need[1] for need in needs],
         "links": [need[2] for need in needs],
         "backwards": [need[3] for need in needs],
+        "touched": touched,
+        "since": since or datetime.max.replace(tzinfo=UTC),
     }
     return sorted(conn.execute(DUE, parameters).scalars())
 

@@ -37,7 +37,7 @@ def create_app(
     registry: Registry,
     settings: Settings,
     *,
-    options: job.Options | None = None,
+    options: job.Options = job.in_force,
 ) -> Litestar:
     """The application of this install; `options` gives the settings in force for an organisation's scans."""
 

@@ -80,7 +80,7 @@ class Door:
         registry: Registry,
         keep: Keep,
         *,
-        options: job.Options | None = None,
+        options: job.Options = job.in_force,
         seconds: int = 300,
     ) -> None:
         """`keep` stores evidence, `options` gives the settings in force, `seconds` is how long a scan may take."""

@@ -85,7 +85,7 @@ def listen_unix(path: Path) -> socket.socket:
 
 
 def server(
-    database: Database, settings: Settings, *, vault: vaults.Vault | None = None, options: job.Options | None = None
+    database: Database, settings: Settings, *, vault: vaults.Vault | None = None, options: job.Options = job.in_force
 ) -> uvicorn.Server:
     """The server of this install's application, not running yet."""
     app = create_app(
@@ -105,7 +105,7 @@ def run(
     *,
     tcp: bool = True,
     unix: Path | None = None,
-    options: job.Options | None = None,
+    options: job.Options = job.in_force,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """The process: until SIGTERM or SIGINT. `ready` is called when the sockets are open."""
