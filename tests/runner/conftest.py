@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import dns.flags
@@ -157,6 +157,6 @@ class Lab:
 
 
 @pytest.fixture
-def lab() -> Iterator[type[Lab]]:
+def lab() -> type[Lab]:
     """Servers and nets."""
     return Lab

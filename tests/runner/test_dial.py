@@ -51,12 +51,36 @@ def test_stream(lab: Any) -> None:
             assert await stream.read() == b"\xfe hello"
             await stream.close()
             await stream.close()
-            with pytest.raises(NotReached):
+            with pytest.raises(NotReached, match="closed already"):
                 await stream.read()
-            with pytest.raises(NotReached):
+            with pytest.raises(NotReached, match="closed already"):
                 await stream.write(b"x")
             detail = net.journal.detail()
             assert (detail.contacted, detail.sources) == (["127.0.0.1"], ["127.0.0.1"])
+
+    asyncio.run(main())
+
+
+def test_ipv6(lab: Any) -> None:
+    async def hello(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    async def main() -> None:
+        try:
+            server = await asyncio.start_server(hello, "::1", 0)
+        except OSError:
+            pytest.skip("this machine has no IPv6 loopback")
+        port = server.sockets[0].getsockname()[1]
+        net = lab.net()
+        stream = await net.connect("0:0::1", port)
+        assert (stream.local, stream.peer) == ("::1", "::1")
+        assert await stream.read() == b"hello"
+        assert await stream.read() == b""
+        await stream.close()
+        assert [entry async for entry in net.ports("::1", [port])] == [(port, "open")]
+        server.close()
+        await server.wait_closed()
 
     asyncio.run(main())
 
@@ -136,11 +160,11 @@ def test_connection_that_nobody_reads_ends_by_itself(lab: Any) -> None:
         async with lab.serving(silent) as port:
             net = lab.net({"connection_seconds": 0.1, "connections_per_address": 1})
             held = await net.connect("127.0.0.1", port)
-            await asyncio.sleep(0.2)
+            second = await net.connect("127.0.0.1", port)  # comes when the first has ended by itself
+            await second.close()
             with pytest.raises(NotReached, match="still busy"):
                 await held.read()
             await held.close()
-            await (await net.connect("127.0.0.1", port)).close()
 
     asyncio.run(main())
 

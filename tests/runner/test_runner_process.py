@@ -31,13 +31,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from kattegat import settings
 from kattegat.errors import UsageError
 from kattegat.model.evidence import Evidence, Part
-from kattegat.model.work import Claim, Detail, Heartbeat, Job, Jobs, Leases, Limits, Receipt, Result
+from kattegat.model.work import Claim, Heartbeat, Job, Jobs, Leases, Limits, Receipt, Result
 from kattegat.plugin import Fact, Found, Hostname, Net, hours, scanner
 from kattegat.registry import Plugin, Registry
 from kattegat.runner.door import Door, DoorAway
 from kattegat.runner.limits import Rules
 from kattegat.runner.net import Shared
-from kattegat.runner.outbox import Outbox, SpoolTaken
+from kattegat.runner.outbox import Outbox
 from kattegat.runner.process import Runner
 
 SETTINGS = settings.load({"KAT_DATA_DIR": "/nowhere", "KAT_DNS_SERVER": "127.0.0.1:9", "KAT_CONCURRENCY": "4"})
@@ -405,64 +405,6 @@ def test_missing_pin(token: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("")
     with pytest.raises(UsageError, match="no certificates"):
         Door("https://127.0.0.1:1", token, tmp_path / "empty.pem")
-
-
-# --- the outbox ------------------------------------------------------------------------------------------------------
-
-
-def result(task: int, size: int = 100) -> Result:
-    now = datetime.now(UTC)
-    return Result(task, 1, "ok", "", now, now, bytes(size), Detail())
-
-
-def test_outbox_on_disk_survives_and_sets_rubbish_aside(tmp_path: Path) -> None:
-    async def main() -> None:
-        outbox = Outbox(tmp_path)
-        with pytest.raises(SpoolTaken, match="--spool"):
-            Outbox(tmp_path)
-        for number in range(3):
-            outbox.put(result(number))
-        assert outbox.save() == 0
-        outbox.close()
-        (tmp_path / "1-1.result").write_bytes(b"\xff\x00")
-        (tmp_path / "9-9.part").write_bytes(b"half")
-        (tmp_path / "x.result").write_bytes(b"no lease")
-        for file in tmp_path.glob("*-1.result"):
-            assert file.stat().st_mode & 0o077 == 0
-        again = Outbox(tmp_path)
-        seen = []
-        while (entry := again.next()) is not None:
-            seen.append(entry[0])
-            again.drop(entry[0])
-        assert sorted(seen) == [(0, 1), (2, 1)]
-        assert sorted(file.name for file in tmp_path.iterdir()) == ["1-1.unreadable", "lock", "x.result"]
-        again.close()
-
-    with structlog.testing.capture_logs() as log:
-        asyncio.run(main())
-    assert log[0]["event"] == "spooled_result_unreadable"
-
-
-def test_outbox_keeps_in_memory_what_the_disk_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    async def main() -> None:
-        outbox = Outbox(tmp_path, memory=250)
-        monkeypatch.setattr(os, "fsync", full)
-        for number in range(5):
-            outbox.put(result(number))
-        assert len(outbox) == 5
-        assert outbox.full
-        assert list(tmp_path.glob("*.part")) == []
-        assert list(tmp_path.glob("*.result")) == []
-        monkeypatch.undo()
-        assert outbox.save() == 0
-        assert len(list(tmp_path.glob("*.result"))) == 5
-        outbox.close()
-
-    with structlog.testing.capture_logs():
-        asyncio.run(main())
 
 
 # --- as a process ----------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class Connection:
         self.local, self.peer = local, peer
         self.after = AsyncExitStack()
         self._received = 0
-        self._ended = False
+        self._ended = self._closed = False
         loop = asyncio.get_running_loop()
         self._deadline = loop.time() + rules.connection_seconds
         self._alarm = loop.call_at(self._deadline, self._expire)
@@ -63,6 +63,8 @@ class Connection:
     def _expire(self) -> None:
         self._ended = True
         self._writer.transport.abort()
+        # Its permit is for others now, also while the scanner still holds on to the stream.
+        self._release = asyncio.get_running_loop().create_task(self.after.aclose())
 
     def _slow(self) -> Unreached:
         return Unreached(
@@ -72,6 +74,8 @@ class Connection:
         )
 
     async def _within(self, seconds: float) -> float:
+        if self._closed:
+            raise Unreached(f"The connection to {self._where} was closed already.", "closed")
         left = self._deadline - asyncio.get_running_loop().time()
         if self._ended or left <= 0:
             raise self._slow()
@@ -114,6 +118,8 @@ class Connection:
             raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> Unreached:
+        if self._closed:
+            return Unreached(f"The connection to {self._where} was closed meanwhile.", "closed")
         if self._ended:
             return self._slow()
         if isinstance(error, ssl.SSLError):
@@ -125,7 +131,7 @@ class Connection:
     async def close(self) -> None:
         """Closes; never raises. What `write` was given has left by then."""
         self._alarm.cancel()
-        self._ended = True
+        self._closed = True
         # Not an orderly TLS end, for which an endless or silent server would have to be waited for.
         self._writer.transport.abort()
         with suppress(Exception):

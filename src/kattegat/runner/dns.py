@@ -25,7 +25,7 @@ import msgspec
 
 from kattegat.errors import UsageError
 from kattegat.plugin import DnsReply
-from kattegat.runner.guard import plain
+from kattegat.runner.guard import plain, printable
 from kattegat.runner.limits import Journal, Rules, Unreached, explain
 
 PORT = 53
@@ -110,7 +110,9 @@ class Client:
         try:
             query = self._query(name, rdtype, dnssec=dnssec)
         except (dns.exception.DNSException, ValueError, UnicodeError) as problem:
-            return DnsReply(name, rdtype, str(asked[0]), b"", f"{name!r} {rdtype} can't be asked for: {problem}.")
+            return DnsReply(
+                name, rdtype, str(asked[0]), b"", printable(f"{name!r} {rdtype} can't be asked for: {problem}.")
+            )
         failure = DnsReply(name, rdtype, str(asked[0]), b"", "No DNS server is set.")
         for turn in range(self._rules.dns_tries):
             for one in asked:

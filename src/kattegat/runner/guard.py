@@ -84,14 +84,26 @@ SPECIAL = _ranges(_SPECIAL)
 METADATA = frozenset(ipaddress.ip_address(text) for text in _METADATA)
 
 
+LONGEST = 1000
+
+
+def printable(text: str) -> str:
+    """A sentence that can be shown and stored: what a target or a caller put into it shows as escapes, cut at `LONGEST`.
+
+    Half of a surrogate pair, NUL and terminal escapes are what hostile names are made of.
+    """
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:LONGEST])
+    return shown if len(text) <= LONGEST else f"{shown}..."
+
+
 class Refused(Blocked):
     """An address that a scan may not contact. `address` is its text, `reason` the sentence without its full stop."""
 
     def __init__(self, address: str, reason: str, host: str = "") -> None:
         self.address = address
-        self.reason = reason
+        self.reason = printable(reason)
         self.host = host
-        super().__init__(f"{host} resolves to {address}, but {reason}." if host else f"{reason}.")
+        super().__init__(printable(f"{host} resolves to {address}, but {reason}." if host else f"{reason}."))
 
 
 class Guard:

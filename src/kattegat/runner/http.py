@@ -53,7 +53,8 @@ async def get(
     """The response to GET; `address` pins which address is contacted. Raises `NotReached` and `Blocked`."""
     wanted = target(url)
     name = wanted.host if wanted.tls else None
-    stream = await dialer.connect(address or wanted.host, wanted.port, tls=name)
+    host = wanted.host if address is None else dialer.check(address)
+    stream = await dialer.connect(host, wanted.port, tls=name)
     try:
         return await _exchange(stream, rules, wanted, url, headers or {})
     except h11.RemoteProtocolError as problem:

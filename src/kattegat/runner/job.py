@@ -19,6 +19,7 @@ from kattegat.model.evidence import Evidence
 from kattegat.model.work import MAXIMUM_RESULT, Detail, Job, Outcome, Result
 from kattegat.plugin import Blocked, Known, Net, NotReached, ScannerSpec
 from kattegat.registry import Registry
+from kattegat.runner.guard import printable
 from kattegat.runner.net import GuardedNet, Shared
 from kattegat.settings import Settings
 
@@ -44,7 +45,7 @@ async def run_job(job: Job, registry: Registry, settings: Settings, *, shared: S
             known=known_facts(job, registry),
         )
     except (KattegatError, ValueError) as problem:
-        outcome, reason = _outcome(problem), str(problem)
+        outcome, reason = _outcome(problem), printable(str(problem))
     else:
         seconds = float(min(job.seconds, settings.scan_seconds) if settings.scan_seconds else job.seconds)
         try:
@@ -112,9 +113,8 @@ async def _fetch(spec: ScannerSpec, asset: assets.Asset, net: Net, seconds: floa
 def _failure(spec: ScannerSpec, asset: assets.Asset, problem: BaseException) -> tuple[Outcome, str]:
     known = _ordinary(problem)
     if known is not None:
-        return _outcome(known), str(known)
-    # The sentence is for people, so it gets no control characters and no novel; the rest is in the log.
-    said = "".join(letter if letter.isprintable() else " " for letter in str(problem))[:300]
+        return _outcome(known), printable(str(known))
+    said = printable(str(problem)[:300])  # the rest is in the log
     structlog.get_logger().error(
         "scanner_broke", scanner=spec.name, plugin=spec.plugin, asset=str(asset), exc_info=problem
     )

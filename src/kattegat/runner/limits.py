@@ -14,6 +14,7 @@ import msgspec
 
 from kattegat.model.work import Detail
 from kattegat.plugin import NotReached
+from kattegat.runner.guard import printable
 from kattegat.settings import Settings
 
 MEBIBYTE = 1024 * 1024
@@ -25,7 +26,7 @@ class Unreached(NotReached):
 
     def __init__(self, sentence: str, how: str) -> None:
         self.how = how
-        super().__init__(sentence)
+        super().__init__(printable(sentence))
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,14 +62,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
         """The rules that the install's settings give."""
         return cls(
             connect_seconds=float(settings.connect_seconds),
-            port_seconds=min(cls.__struct_defaults__[_field("port_seconds")], float(settings.connect_seconds)),
+            port_seconds=min(cls().port_seconds, float(settings.connect_seconds)),
             connections_per_address=max(1, settings.connections_per_address),
             tool_seconds=max(1.0, settings.scan_seconds - 20.0),
         )
-
-
-def _field(name: str) -> int:
-    return Rules.__struct_fields__.index(name)
 
 
 class Permits:
