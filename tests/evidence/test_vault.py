@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from kattegat import settings
 from kattegat.evidence import errors, keys, leaf
 from kattegat.evidence import vault as vaults
 from kattegat.evidence.vault import Entry, Vault
+from kattegat.evidence.verify import verify
 from kattegat.store.database import Database
 
 Make = Callable[..., Entry]
@@ -301,3 +303,49 @@ def test_records_are_listed_newest_first(database: Database, vault: Vault, organ
         assert found[0] == vaults.get(conn, vault, organisation, 6, content=False)
     with database.begin("kat_app", []) as conn:
         assert vaults.page(conn, organisation) == []
+
+
+def test_the_application_role_can_keep_evidence_too(
+    database: Database, vault: Vault, organisation: int, make_entry: Make
+) -> None:
+    with database.begin("kat_app", [organisation]) as conn:
+        assert vaults.put(conn, vault, organisation, [make_entry(1)]) == [1]
+        assert vaults.get(conn, vault, organisation, 1).content == make_entry(1).content
+
+
+def test_an_object_store_that_refuses_leaves_no_row(
+    database: Database, vault: Vault, organisation: int, make_entry: Make, tmp_path: Path
+) -> None:
+    # A file where the organisation's folder would be.
+    (tmp_path / "data" / "evidence" / str(organisation)).write_text("")
+    with database.begin("kat_system") as conn:
+        with pytest.raises(errors.StoreError, match="object store"):
+            vaults.put(conn, vault, organisation, [make_entry(1)])
+        assert conn.execute(text("SELECT count(*) FROM evidence")).scalar_one() == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 KiB."""
+    place = tmp_path / "data" / "evidence"
+    place.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_and_nothing_is_lost(
+    database: Database, organisation: int, make_entry: Make, tmp_path: Path, small_disk: Path
+) -> None:
+    vault = vaults.open_vault(settings.load({"KAT_DATA_DIR": str(tmp_path / "data")}))
+    with database.begin("kat_system") as conn:
+        vaults.put(conn, vault, organisation, [make_entry(1)])
+    with database.engine("kat_system").connect() as conn, pytest.raises(errors.StoreError) as raised:
+        vaults.put(conn, vault, organisation, [make_entry(content=os.urandom(300_000))])
+    assert "space" in str(raised.value)
+    with database.begin("kat_system") as conn:
+        assert vaults.put(conn, vault, organisation, [make_entry(2)]) == [2]
+        report = verify(conn, vault, organisation)
+        assert (report.ok, report.records, report.unused_packs) == (True, 2, [])

@@ -93,11 +93,12 @@ class Objects:
         return next(self.names(), None) is None
 
     def names(self, prefix: str = "") -> Iterator[tuple[str, datetime]]:
-        """The packs whose name starts with this folder, with the time each was written."""
+        """The packs in this folder, with the time each was written; other objects are none of ours."""
         try:
             for batch in obstore.list(self._store, prefix=prefix or None):
                 for found in batch:
-                    yield found["path"], found["last_modified"]
+                    if NAME.fullmatch(found["path"]):
+                        yield found["path"], found["last_modified"]
         except (BaseError, OSError) as problem:
             raise _unreachable(problem) from problem
 

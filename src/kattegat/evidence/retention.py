@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 from sqlalchemy import Connection, text
 
-from kattegat.evidence import keys, leaf, packs, vault
+from kattegat.evidence import keys, leaf, vault
 from kattegat.evidence.errors import SweepRoleError
 
 SCANNER = "kattegat.retention"
@@ -99,7 +99,7 @@ def sweep(
         raise SweepRoleError("A sweep of the evidence needs the role kat_system, which sees every row; use that one.")
     limit = datetime.now(UTC) - older_than
     prefix = "" if organisation_id is None else str(organisation_id)
-    old = (name for name, written in where.objects.names(prefix) if written <= limit and packs.NAME.fullmatch(name))
+    old = (name for name, written in where.objects.names(prefix) if written <= limit)
     removed: list[str] = []
     while batch := list(islice(old, _BATCH)):
         needed = set(
