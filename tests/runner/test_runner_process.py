@@ -423,8 +423,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("name", ["stuck.test", "deaf.test"])
+@pytest.mark.parametrize(
+    ("name", "stop"), [("stuck.test", signal.SIGTERM), ("stuck.test", signal.SIGINT), ("deaf.test", signal.SIGTERM)]
+)
 def test_signal_ends_the_process(tmp_path: Path, token: Path, stop: signal.Signals, name: str) -> None:
     async def main() -> tuple[int, str]:
         counter = Counter(job(1, name))

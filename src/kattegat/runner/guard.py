@@ -88,7 +88,7 @@ LONGEST = 1000
 
 
 def printable(text: str) -> str:
-    """A sentence that can be shown and stored: what a target or a caller put into it shows as escapes, cut at `LONGEST`.
+    """A sentence that can be shown and stored: what a target put into it shows as escapes, cut at `LONGEST`.
 
     Half of a surrogate pair, NUL and terminal escapes are what hostile names are made of.
     """
