@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dns.reversename
 
@@ -200,10 +200,14 @@ class NameServersScanner:
     async def fetch(self, host: Hostname, net: Net) -> Evidence:
         listed = await net.dns(host.name, "NS")
         _some_answer([listed])
-        servers = _listed(message.part(listed)).records[:MOST_SERVERS]
         parts = [message.part(listed)]
-        for found in await asyncio.gather(*(self._ask(host, server.rstrip(".").lower(), net) for server in servers)):
-            parts.extend(found)
+        asked: set[str] = set()
+        # A server may name others than the resolver was told: they are asked too, so that the result is the same
+        # whichever server the resolver happened to ask.
+        while new := sorted(_named(parts) - asked)[: MOST_SERVERS - len(asked)]:
+            asked.update(new)
+            for found in await asyncio.gather(*(self._ask(host, server, net) for server in new)):
+                parts.extend(found)
         return Evidence(tuple(parts))
 
     async def _ask(self, host: Hostname, server: str, net: Net) -> list[Part]:
@@ -226,8 +230,8 @@ class NameServersScanner:
         if listed.problem:
             yield NotMeasured("NameServerAnswer", listed.problem)
             return
-        for name in listed.records[MOST_SERVERS:]:
-            server = name.rstrip(".")
+        asked = {message.asked(part)[0] for part in evidence.named("address")}
+        for server in sorted(_named(evidence.parts) - asked):
             yield NotMeasured("NameServerAnswer", f"{server} was not asked: there are too many", f"{server}|")
         yield from self._addresses(host, evidence)
         for part in evidence.named("refused"):
@@ -262,6 +266,12 @@ class NameServersScanner:
 
 def _place(part: Part) -> tuple[str, str]:
     return str(part.notes.get("of", "")), str(part.notes.get("server", ""))
+
+
+def _named(parts: Iterable[Part]) -> set[str]:
+    """Every server that the zone's NS records name, as the resolver and the servers themselves tell them."""
+    told = [_listed(part) for part in parts if part.name in ("dns", "server") and message.asked(part)[1] == "NS"]
+    return {name.rstrip(".") for answer in told for name in answer.records} - {""}
 
 
 def _listed(part: Part) -> message.Answer:
