@@ -7,7 +7,10 @@ import io
 import json
 import re
 from collections.abc import Iterator, Sequence
-from xml.etree.ElementTree import Element, iterparse
+from xml.etree.ElementTree import Element
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import iterparse
 
 from kattegat.plugin import (
     Blocked,
@@ -269,17 +272,16 @@ class NmapServicesScanner:
 def _nmap(content: bytes) -> tuple[list[Element], str]:
     """The `port` elements of nmap's XML, as far as it can be read, and what is wrong with the rest.
 
-    Read element by element, so that output that was cut off still gives what it holds. The text comes from our own nmap, and
-    entities in it are refused all the same.
+    Read element by element, so that output that was cut off still gives what it holds.
     """
-    if len(content) > NMAP_BYTES or b"<!ENTITY" in content:
-        return [], "nmap's output is not what nmap writes"
+    if len(content) > NMAP_BYTES:
+        return [], f"nmap wrote {len(content)} bytes, more than is read"
     ports: list[Element] = []
     try:
         for _, element in iterparse(io.BytesIO(content), ["end"]):
             if element.tag == "port":
                 ports.append(element)
-    except SyntaxError as error:  # ParseError is one; what came before it stands
+    except (SyntaxError, DefusedXmlException) as error:  # what came before it stands
         return ports, f"nmap's output can't be read to its end ({error})"
     return ports, ""
 
