@@ -141,6 +141,35 @@ def test_a_line_cut_short_by_a_crash_is_written_again(database: Database, vault:
     assert file.read_bytes() == whole
 
 
+@pytest.mark.parametrize("damage", [b"x", b"\xff", b"\n"])
+def test_a_damaged_last_line_is_not_written_again(
+    database: Database, vault: Vault, sealed: int, damage: bytes, make_entry: Make
+) -> None:
+    file = anchor.path(vault.anchors, sealed)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-30] + damage + whole[-29:])
+    lines = 3 + damage.count(b"\n")
+    assert anchor.last(vault.anchors, sealed) == lines
+    with database.begin("kat_system") as conn:
+        vaults.put(conn, vault, sealed, [make_entry(1)])
+        assert seal.seal(conn, sealed) is not None
+    seal.run(database, vault)
+    assert file.read_bytes().startswith(whole[:-30] + damage + whole[-29:])
+    with database.begin("kat_system") as conn:
+        assert not verify(conn, vault, sealed).ok
+
+
+def test_the_last_line_is_found_at_the_end_of_a_long_file(tmp_path: Path) -> None:
+    file = anchor.path(tmp_path, 7)
+    assert anchor.last(tmp_path, 7) == 0
+    lines = [anchor.Line(number, 10 * number, "ab" * 32, "cd" * 32).text() for number in range(1, 41)]
+    for count in range(len(lines) + 1):
+        file.write_bytes(b"".join(lines[:count]))
+        assert anchor.last(tmp_path, 7) == count
+        file.write_bytes(b"".join(lines[:count]) + lines[0][:-1])
+        assert anchor.last(tmp_path, 7) == count
+
+
 def test_a_run_seals_and_anchors_all_that_is_due(
     database: Database, vault: Vault, organisation: int, make_entry: Make
 ) -> None:

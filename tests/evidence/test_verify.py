@@ -64,6 +64,11 @@ def test_what_nobody_touched_is_fine(database: Database, vault: Vault, sealed: i
     assert steps == [(12, 12)]
 
 
+def test_rows_that_may_not_be_seen_are_not_told_as_removed(database: Database, vault: Vault, sealed: int) -> None:
+    with database.begin("kat_app", []) as conn, pytest.raises(errors.UnseenOrganisationError):
+        verify(conn, vault, sealed)
+
+
 def test_one_flipped_bit_in_a_pack(database: Database, vault: Vault, sealed: int, tmp_path: Path) -> None:
     pack = packs(tmp_path)[1]
     whole = bytearray(pack.read_bytes())

@@ -17,6 +17,9 @@ from sqlalchemy import Connection, text
 from kattegat.evidence.errors import StoreError
 from kattegat.store.layout import owned_by_parent
 
+# More than two lines, so that the last whole one is in it.
+_TAIL = 1024
+
 
 class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An anchored root: its place in the chain, its last leaf, its chained hash and the SHA-256 of its time stamp."""
@@ -75,6 +78,35 @@ def _parse(content: bytes) -> Anchors:
     return found
 
 
+def last(folder: Path, organisation_id: int) -> int:
+    """The sequence of the last line, 0 where there is none; reads the end of the file only."""
+    try:
+        fd = os.open(path(folder, organisation_id), os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        return _end(fd)[1]
+    finally:
+        os.close(fd)
+
+
+def _end(fd: int) -> tuple[int, int]:
+    """Where the last whole line ends, and its sequence."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - _TAIL)
+    tail = os.pread(fd, size - start, start)
+    end = tail.rfind(b"\n") + 1
+    whole = tail[:end].rstrip(b"\n").rsplit(b"\n", 1)
+    if len(whole) == 2 or (start == 0 and end):
+        try:
+            return start + end, msgspec.json.decode(whole[-1], type=Line).sequence
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+    # A damaged line still takes its place in the sequence: it is not written again as if nothing had happened.
+    content = os.pread(fd, size, 0)
+    return content.rfind(b"\n") + 1, content.count(b"\n")
+
+
 def write(conn: Connection, folder: Path, organisation_id: int) -> int:
     """Appends the committed roots that have no line yet, flushed to the disk; gives how many.
 
@@ -97,13 +129,9 @@ def write(conn: Connection, folder: Path, organisation_id: int) -> int:
 
 
 def _append(conn: Connection, fd: int, folder: Path, organisation_id: int) -> int:
-    size = os.fstat(fd).st_size
-    content = os.pread(fd, size, 0) if size else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
+    whole, last = _end(fd)
+    if whole < os.fstat(fd).st_size:
         os.ftruncate(fd, whole)
-    # Damaged lines count: their sequence is taken, and is not written again as if nothing had happened.
-    last = content[:whole].count(b"\n")
     rows = conn.execute(
         text(
             """

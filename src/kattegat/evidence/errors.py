@@ -122,3 +122,11 @@ class UnsealedError(EvidenceError):
         super().__init__(
             organisation_id, evidence_id, f"Evidence {evidence_id} is not sealed yet; ask again in two minutes."
         )
+
+
+class UnseenOrganisationError(UsageError):
+    """An organisation that does not exist, or that this role does not see: its evidence can't be told from removed."""
+
+    def __init__(self, organisation_id: int) -> None:
+        self.organisation_id = organisation_id
+        super().__init__(f"There is no organisation {organisation_id}, or it may not be seen here; choose another one.")

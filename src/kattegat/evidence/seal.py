@@ -182,10 +182,19 @@ def run(database: Database, vault: Vault, *, authority: timestamp.Ask | None = N
                     done.unstamped[organisation_id] = str(problem)
     # Not only what was sealed just now: a process that died between the steps left roots without an anchor.
     with database.begin("kat_system") as conn:
-        sealed = conn.execute(text("SELECT DISTINCT organisation_id FROM evidence_root ORDER BY 1")).scalars().all()
-    for organisation_id in sealed:
-        with database.begin("kat_system") as conn:
-            done.anchored += anchor.write(conn, vault.anchors, organisation_id)
+        newest = conn.execute(
+            text(
+                """
+                SELECT o.id, r.sequence FROM organisation o
+                CROSS JOIN LATERAL (SELECT max(sequence) AS sequence FROM evidence_root WHERE organisation_id = o.id) r
+                WHERE r.sequence IS NOT NULL ORDER BY o.id
+                """
+            )
+        ).all()
+    for organisation_id, sequence in newest:
+        if anchor.last(vault.anchors, organisation_id) < sequence:
+            with database.begin("kat_system") as conn:
+                done.anchored += anchor.write(conn, vault.anchors, organisation_id)
     return done
 
 

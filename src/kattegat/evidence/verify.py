@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, text
 
 from kattegat.evidence import anchor, chain, contents, leaf, merkle
+from kattegat.evidence.errors import UnseenOrganisationError
 from kattegat.evidence.report import Problem, VerifyReport
 from kattegat.evidence.seal import MISSING, Root
 from kattegat.evidence.vault import META_COLUMNS, Vault, read_meta
@@ -37,8 +38,11 @@ def verify(
 
     `deep` reads every pack; without it the bytes are taken on trust. `progress(done, total)` is called per page of
     records. A root older than `anchor_grace` without an anchor is a problem. Raises `StoreError` or `InstallKeyError`
-    when nothing can be said.
+    when nothing can be said, and `UnseenOrganisationError` for one that the role does not see.
     """
+    seen = conn.execute(text("SELECT FROM organisation WHERE id = :id"), {"id": organisation_id})
+    if seen.first() is None:
+        raise UnseenOrganisationError(organisation_id)
     return _Verifier(conn, vault, organisation_id, deep, anchor_grace).run(progress)
 
 
