@@ -246,6 +246,41 @@ def test_known_facts(tmp_path: Path) -> None:
     assert (result.outcome, result.reason) == ("ok", "")
 
 
+def test_nothing_is_contacted_after_the_end(lab: Any) -> None:
+    reached: list[int] = []
+
+    async def web(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.append(1)
+
+    async def main() -> None:
+        leftovers: list[asyncio.Task[Any]] = []
+        go = asyncio.Event()
+        async with lab.serving(web) as port, lab.resolving(lambda query: lab.answering(query)) as (one, dns):
+
+            async def later(action: Any) -> Any:
+                await go.wait()
+                return await action()
+
+            async def fetch(self: Any, asset: Hostname, net: Net) -> Evidence:
+                actions = (
+                    lambda: net.connect("127.0.0.1", port),
+                    lambda: net.get(f"http://127.0.0.1:{port}/"),
+                    lambda: net.dns("www.test", "A", server=str(one)),
+                )
+                leftovers.extend(asyncio.create_task(later(action)) for action in actions)
+                return Evidence()
+
+            assert (await run_job(job(), registry_with(fetch), SETTINGS)).outcome == "ok"
+            go.set()
+            ended: list[Any] = await asyncio.gather(*leftovers, return_exceptions=True)
+            assert [type(outcome).__name__ for outcome in ended] == ["Unreached", "Unreached", "DnsReply"]
+            assert all("the scan is over" in text for text in (str(ended[0]), str(ended[1]), ended[2].problem))
+            assert dns.asked == []
+
+    asyncio.run(main())
+    assert reached == []
+
+
 def test_cancelled_job_is_no_result() -> None:
     closed: list[bool] = []
 

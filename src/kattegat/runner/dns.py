@@ -200,6 +200,7 @@ class Client:
             try:
                 with socket.socket(family, socket.SOCK_STREAM) as sock:
                     sock.setblocking(False)
+                    self._journal.contacted(one.address)
                     async with asyncio.timeout(self._rules.dns_seconds * 2):
                         await loop.sock_connect(sock, (one.address, one.port))
                         wire = query.to_wire()

@@ -107,6 +107,7 @@ class Journal:
 
     def __init__(self, rules: Rules) -> None:
         self.received = 0
+        self._ended = False
         self._most = rules.job_bytes
         self._contacted: dict[str, None] = {}
         self._sources: dict[str, None] = {}
@@ -115,8 +116,14 @@ class Journal:
         self.tool_version = ""
         self.arguments: list[str] = []
 
+    def end(self) -> None:
+        """The job is over: what a scanner left running in the background contacts nobody any more."""
+        self._ended = True
+
     def contacted(self, address: str) -> None:
-        """An address that something was sent to."""
+        """An address that something is about to be sent to; raises `NotReached` after the end of the job."""
+        if self._ended:
+            raise Unreached(f"Nothing was sent to {address}: the scan is over.", "local")
         _remember(self._contacted, address)
 
     def source(self, address: str) -> None:

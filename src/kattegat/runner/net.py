@@ -123,5 +123,6 @@ class GuardedNet:
         return reply
 
     async def close(self) -> None:
-        """Ends what the scanner left open."""
+        """Ends what the scanner left open, and lets it open nothing more."""
+        self.journal.end()
         await self._dialer.close()
