@@ -30,73 +30,109 @@ _DERIVE = """
         WHERE d.cap > 0
     ), low(organisation_id, id, clearance) AS (
         (
-            SELECT a.organisation_id, a.id, a.clearance
+            SELECT n.organisation_id, n.id, a.clearance
             FROM unnest(CAST(:node_organisations AS bigint[]), CAST(:nodes AS bigint[])) AS n(organisation_id, id)
-            JOIN asset a ON a.organisation_id = n.organisation_id AND a.id = n.id
+            CROSS JOIN LATERAL (SELECT a.clearance FROM asset a
+                                WHERE a.organisation_id = n.organisation_id AND a.id = n.id OFFSET 0) a
             UNION
-            SELECT r.organisation_id, r.id, r.clearance
+            SELECT e.organisation_id, e.receiver, r.clearance
             FROM edge e
-            JOIN asset g ON g.organisation_id = e.organisation_id AND g.id = e.giver
-            JOIN asset r ON r.organisation_id = e.organisation_id AND r.id = e.receiver
-            WHERE e.removed AND r.declared_clearance IS NULL AND r.clearance > 0
-              AND least(g.clearance, e.cap) >= r.clearance
+            CROSS JOIN LATERAL (SELECT g.clearance FROM asset g
+                                WHERE g.organisation_id = e.organisation_id AND g.id = e.giver OFFSET 0) g
+            CROSS JOIN LATERAL (SELECT r.clearance FROM asset r
+                                WHERE r.organisation_id = e.organisation_id AND r.id = e.receiver
+                                  AND r.declared_clearance IS NULL AND r.clearance > 0 OFFSET 0) r
+            WHERE e.removed AND least(g.clearance, e.cap) >= r.clearance
         )
         UNION
-        SELECT r.organisation_id, r.id, r.clearance
+        SELECT x.organisation_id, n.id, r.clearance
         FROM low x
         CROSS JOIN LATERAL (
-            SELECT l.target_id AS id, f.along AS cap FROM link l JOIN flow f ON f.type = l.type AND f.along > 0
-            WHERE l.organisation_id = x.organisation_id AND l.origin_id = x.id AND l.ended_at IS NULL
+            SELECT l.id, f.along AS cap
+            FROM (SELECT l.target_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = x.organisation_id AND l.origin_id = x.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.along > 0
             UNION ALL
-            SELECT l.origin_id, f.against FROM link l JOIN flow f ON f.type = l.type AND f.against > 0
-            WHERE l.organisation_id = x.organisation_id AND l.target_id = x.id AND l.ended_at IS NULL
+            SELECT l.id, f.against
+            FROM (SELECT l.origin_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = x.organisation_id AND l.target_id = x.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.against > 0
+            OFFSET 0
         ) n
-        JOIN asset r ON r.organisation_id = x.organisation_id AND r.id = n.id
-        WHERE r.declared_clearance IS NULL AND r.clearance > 0 AND least(x.clearance, n.cap) >= r.clearance
+        CROSS JOIN LATERAL (SELECT r.clearance FROM asset r
+                            WHERE r.organisation_id = x.organisation_id AND r.id = n.id
+                              AND r.declared_clearance IS NULL AND r.clearance > 0 OFFSET 0) r
+        -- What gives nothing has nothing to take away.
+        WHERE x.clearance > 0 AND least(x.clearance, n.cap) >= r.clearance
     ), up(organisation_id, id, level) AS (
         (
-            SELECT a.organisation_id, a.id, a.declared_clearance
-            FROM low x JOIN asset a ON a.organisation_id = x.organisation_id AND a.id = x.id
-            WHERE a.present AND a.declared_clearance IS NOT NULL
-            UNION
-            SELECT a.organisation_id, a.id, max(least(g.clearance, n.cap))
+            SELECT x.organisation_id, x.id, a.declared_clearance
             FROM low x
-            JOIN asset a ON a.organisation_id = x.organisation_id AND a.id = x.id
-            CROSS JOIN LATERAL (
-                SELECT l.origin_id AS id, f.along AS cap FROM link l JOIN flow f ON f.type = l.type AND f.along > 0
-                WHERE l.organisation_id = x.organisation_id AND l.target_id = x.id AND l.ended_at IS NULL
-                UNION ALL
-                SELECT l.target_id, f.against FROM link l JOIN flow f ON f.type = l.type AND f.against > 0
-                WHERE l.organisation_id = x.organisation_id AND l.origin_id = x.id AND l.ended_at IS NULL
-            ) n
-            JOIN asset g ON g.organisation_id = x.organisation_id AND g.id = n.id
-            WHERE a.present AND a.declared_clearance IS NULL AND g.present AND g.clearance > 0
-              AND (g.organisation_id, g.id) NOT IN (SELECT organisation_id, id FROM low)
-            GROUP BY a.organisation_id, a.id
+            CROSS JOIN LATERAL (SELECT a.declared_clearance FROM asset a
+                                WHERE a.organisation_id = x.organisation_id AND a.id = x.id
+                                  AND a.present AND a.declared_clearance IS NOT NULL OFFSET 0) a
             UNION
-            SELECT r.organisation_id, r.id, max(least(g.clearance, e.cap))
+            SELECT x.organisation_id, x.id, max(least(g.clearance, n.cap))
+            FROM low x
+            CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = x.organisation_id AND a.id = x.id
+                                                      AND a.present AND a.declared_clearance IS NULL OFFSET 0) a
+            CROSS JOIN LATERAL (
+                SELECT l.id, f.along AS cap
+                FROM (SELECT l.origin_id AS id, l.type FROM link l
+                      WHERE l.organisation_id = x.organisation_id AND l.target_id = x.id AND l.ended_at IS NULL
+                      ORDER BY l.type OFFSET 0) l
+                JOIN flow f ON f.type = l.type AND f.along > 0
+                UNION ALL
+                SELECT l.id, f.against
+                FROM (SELECT l.target_id AS id, l.type FROM link l
+                      WHERE l.organisation_id = x.organisation_id AND l.origin_id = x.id AND l.ended_at IS NULL
+                      ORDER BY l.type OFFSET 0) l
+                JOIN flow f ON f.type = l.type AND f.against > 0
+                OFFSET 0
+            ) n
+            CROSS JOIN LATERAL (SELECT g.clearance FROM asset g
+                                WHERE g.organisation_id = x.organisation_id AND g.id = n.id
+                                  AND g.present AND g.clearance > 0 OFFSET 0) g
+            WHERE (x.organisation_id, n.id) NOT IN (SELECT organisation_id, id FROM low)
+            GROUP BY x.organisation_id, x.id
+            UNION
+            SELECT e.organisation_id, e.receiver, max(least(g.clearance, e.cap))
             FROM edge e
-            JOIN asset g ON g.organisation_id = e.organisation_id AND g.id = e.giver
-            JOIN asset r ON r.organisation_id = e.organisation_id AND r.id = e.receiver
-            WHERE NOT e.removed AND g.present AND r.present AND r.declared_clearance IS NULL
-              AND least(g.clearance, e.cap) > r.clearance
-              AND (g.organisation_id, g.id) NOT IN (SELECT organisation_id, id FROM low)
-            GROUP BY r.organisation_id, r.id
+            CROSS JOIN LATERAL (SELECT g.clearance FROM asset g
+                                WHERE g.organisation_id = e.organisation_id AND g.id = e.giver AND g.present
+                                OFFSET 0) g
+            CROSS JOIN LATERAL (SELECT r.clearance FROM asset r
+                                WHERE r.organisation_id = e.organisation_id AND r.id = e.receiver
+                                  AND r.present AND r.declared_clearance IS NULL OFFSET 0) r
+            WHERE NOT e.removed AND least(g.clearance, e.cap) > r.clearance
+              AND (e.organisation_id, e.giver) NOT IN (SELECT organisation_id, id FROM low)
+            GROUP BY e.organisation_id, e.receiver
         )
         UNION
-        SELECT r.organisation_id, r.id, least(u.level, n.cap)
+        SELECT u.organisation_id, n.id, least(u.level, n.cap)
         FROM up u
         CROSS JOIN LATERAL (
-            SELECT l.target_id AS id, f.along AS cap FROM link l JOIN flow f ON f.type = l.type AND f.along > 0
-            WHERE l.organisation_id = u.organisation_id AND l.origin_id = u.id AND l.ended_at IS NULL
+            SELECT l.id, f.along AS cap
+            FROM (SELECT l.target_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = u.organisation_id AND l.origin_id = u.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.along > 0
             UNION ALL
-            SELECT l.origin_id, f.against FROM link l JOIN flow f ON f.type = l.type AND f.against > 0
-            WHERE l.organisation_id = u.organisation_id AND l.target_id = u.id AND l.ended_at IS NULL
+            SELECT l.id, f.against
+            FROM (SELECT l.origin_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = u.organisation_id AND l.target_id = u.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.against > 0
+            OFFSET 0
         ) n
-        JOIN asset r ON r.organisation_id = u.organisation_id AND r.id = n.id
-        WHERE r.present AND r.declared_clearance IS NULL AND u.level > 0
+        CROSS JOIN LATERAL (SELECT r.clearance FROM asset r
+                            WHERE r.organisation_id = u.organisation_id AND r.id = n.id
+                              AND r.present AND r.declared_clearance IS NULL OFFSET 0) r
+        WHERE u.level > 0
           AND (least(u.level, n.cap) > r.clearance
-               OR (r.organisation_id, r.id) IN (SELECT organisation_id, id FROM low))
+               OR (u.organisation_id, n.id) IN (SELECT organisation_id, id FROM low))
     ), derived AS (
         SELECT organisation_id, id, max(level) AS level
         FROM (SELECT organisation_id, id, level FROM up
@@ -116,17 +152,25 @@ _RECOMPUTE = """
         SELECT id, declared_clearance FROM asset
         WHERE organisation_id = :organisation AND present AND declared_clearance IS NOT NULL
         UNION
-        SELECT r.id, least(u.level, n.cap)
+        SELECT n.id, least(u.level, n.cap)
         FROM up u
         CROSS JOIN LATERAL (
-            SELECT l.target_id AS id, f.along AS cap FROM link l JOIN flow f ON f.type = l.type AND f.along > 0
-            WHERE l.organisation_id = :organisation AND l.origin_id = u.id AND l.ended_at IS NULL
+            SELECT l.id, f.along AS cap
+            FROM (SELECT l.target_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = :organisation AND l.origin_id = u.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.along > 0
             UNION ALL
-            SELECT l.origin_id, f.against FROM link l JOIN flow f ON f.type = l.type AND f.against > 0
-            WHERE l.organisation_id = :organisation AND l.target_id = u.id AND l.ended_at IS NULL
+            SELECT l.id, f.against
+            FROM (SELECT l.origin_id AS id, l.type FROM link l
+                  WHERE l.organisation_id = :organisation AND l.target_id = u.id AND l.ended_at IS NULL
+                  ORDER BY l.type OFFSET 0) l
+            JOIN flow f ON f.type = l.type AND f.against > 0
+            OFFSET 0
         ) n
-        JOIN asset r ON r.organisation_id = :organisation AND r.id = n.id
-        WHERE r.present AND r.declared_clearance IS NULL AND u.level > 0
+        CROSS JOIN LATERAL (SELECT FROM asset r WHERE r.organisation_id = :organisation AND r.id = n.id
+                                                  AND r.present AND r.declared_clearance IS NULL OFFSET 0) r
+        WHERE u.level > 0
     ), derived AS (
         SELECT a.id, coalesce(max(u.level), 0) AS level
         FROM asset a LEFT JOIN up u ON u.id = a.id

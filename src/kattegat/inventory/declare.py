@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from kattegat.errors import UsageError
-from kattegat.inventory import claim, presence, register
+from kattegat.inventory import claim, planning, presence, register
 from kattegat.inventory.presence import Change
 from kattegat.model.assets import Asset
 
@@ -65,5 +65,6 @@ def _change(
     given = {"organisation": organisation_id, "by": claim.storable(by), "at": at}
     changed = sorted(connection.execute(text(sql), parameters | given).scalars())
     if changed:
-        presence.derive(connection, Change(declared={(organisation_id, id_) for id_ in changed}), at)
+        with planning.by_index(connection):
+            presence.derive(connection, Change(declared={(organisation_id, id_) for id_ in changed}), at)
     return changed

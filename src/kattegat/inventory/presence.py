@@ -34,42 +34,52 @@ _DERIVE = """
     ), node AS (
         SELECT * FROM unnest(CAST(:node_organisations AS bigint[]), CAST(:nodes AS bigint[])) AS n(organisation_id, id)
     ), gone(organisation_id, id) AS (
-        SELECT a.organisation_id, a.id
+        SELECT s.organisation_id, s.id
         FROM (SELECT organisation_id, target_id AS id FROM edge WHERE removed
               UNION SELECT organisation_id, id FROM node) s
-        JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.id
-        WHERE a.present AND NOT a.declared
+        CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = s.organisation_id AND a.id = s.id
+                                                  AND a.present AND NOT a.declared OFFSET 0) a
         UNION
-        SELECT a.organisation_id, a.id
+        SELECT g.organisation_id, l.target_id
         FROM gone g
-        JOIN link l ON l.organisation_id = g.organisation_id AND l.origin_id = g.id AND l.ended_at IS NULL
-        JOIN asset a ON a.organisation_id = l.organisation_id AND a.id = l.target_id
-        WHERE a.present AND NOT a.declared
+        CROSS JOIN LATERAL (SELECT l.target_id FROM link l WHERE l.organisation_id = g.organisation_id
+                                                             AND l.origin_id = g.id AND l.ended_at IS NULL
+                            ORDER BY l.type OFFSET 0) l
+        CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = g.organisation_id AND a.id = l.target_id
+                                                  AND a.present AND NOT a.declared OFFSET 0) a
     ), back(organisation_id, id) AS (
         (
             SELECT g.organisation_id, g.id
             FROM gone g
-            JOIN link l ON l.organisation_id = g.organisation_id AND l.target_id = g.id AND l.ended_at IS NULL
-            JOIN asset o ON o.organisation_id = l.organisation_id AND o.id = l.origin_id
-            WHERE o.present AND (o.organisation_id, o.id) NOT IN (SELECT organisation_id, id FROM gone)
+            CROSS JOIN LATERAL (SELECT l.origin_id FROM link l WHERE l.organisation_id = g.organisation_id
+                                AND l.target_id = g.id AND l.ended_at IS NULL
+                            ORDER BY l.type OFFSET 0) l
+            CROSS JOIN LATERAL (SELECT FROM asset o WHERE o.organisation_id = g.organisation_id AND o.id = l.origin_id
+                                                      AND o.present OFFSET 0) o
+            WHERE (g.organisation_id, l.origin_id) NOT IN (SELECT organisation_id, id FROM gone)
             UNION
-            SELECT t.organisation_id, t.id
+            SELECT e.organisation_id, e.target_id
             FROM edge e
-            JOIN asset o ON o.organisation_id = e.organisation_id AND o.id = e.origin_id
-            JOIN asset t ON t.organisation_id = e.organisation_id AND t.id = e.target_id
-            WHERE NOT e.removed AND NOT t.present
-              AND o.present AND (o.organisation_id, o.id) NOT IN (SELECT organisation_id, id FROM gone)
+            CROSS JOIN LATERAL (SELECT FROM asset o WHERE o.organisation_id = e.organisation_id AND o.id = e.origin_id
+                                                      AND o.present OFFSET 0) o
+            CROSS JOIN LATERAL (SELECT FROM asset t WHERE t.organisation_id = e.organisation_id AND t.id = e.target_id
+                                                      AND NOT t.present OFFSET 0) t
+            WHERE NOT e.removed AND (e.organisation_id, e.origin_id) NOT IN (SELECT organisation_id, id FROM gone)
             UNION
-            SELECT a.organisation_id, a.id
-            FROM node n JOIN asset a ON a.organisation_id = n.organisation_id AND a.id = n.id
-            WHERE a.declared AND NOT a.present
+            SELECT n.organisation_id, n.id
+            FROM node n
+            CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = n.organisation_id AND a.id = n.id
+                                                      AND a.declared AND NOT a.present OFFSET 0) a
         )
         UNION
-        SELECT a.organisation_id, a.id
+        SELECT b.organisation_id, l.target_id
         FROM back b
-        JOIN link l ON l.organisation_id = b.organisation_id AND l.origin_id = b.id AND l.ended_at IS NULL
-        JOIN asset a ON a.organisation_id = l.organisation_id AND a.id = l.target_id
-        WHERE NOT a.present OR (a.organisation_id, a.id) IN (SELECT organisation_id, id FROM gone)
+        CROSS JOIN LATERAL (SELECT l.target_id FROM link l WHERE l.organisation_id = b.organisation_id
+                                                             AND l.origin_id = b.id AND l.ended_at IS NULL
+                            ORDER BY l.type OFFSET 0) l
+        CROSS JOIN LATERAL (SELECT a.present FROM asset a WHERE a.organisation_id = b.organisation_id
+                                                            AND a.id = l.target_id OFFSET 0) a
+        WHERE NOT a.present OR (b.organisation_id, l.target_id) IN (SELECT organisation_id, id FROM gone)
     ), derived AS (
         SELECT organisation_id, id, true AS present FROM back
         UNION ALL
@@ -87,7 +97,9 @@ _RECOMPUTE = """
         UNION
         SELECT l.target_id
         FROM reached r
-        JOIN link l ON l.organisation_id = :organisation AND l.origin_id = r.id AND l.ended_at IS NULL
+        CROSS JOIN LATERAL (SELECT l.target_id FROM link l WHERE l.organisation_id = :organisation
+                                                             AND l.origin_id = r.id AND l.ended_at IS NULL
+                            ORDER BY l.type OFFSET 0) l
     )
     UPDATE asset a SET present = NOT a.present, gone_at = CASE WHEN a.present THEN CAST(:at AS timestamptz) END
     WHERE a.organisation_id = :organisation AND a.present <> (a.id IN (SELECT id FROM reached))
@@ -102,7 +114,7 @@ _EVENTS = """
                      WHERE e.organisation_id = a.organisation_id AND e.asset_id = a.id)),
            a.present, a.clearance, a.declared, a.declared_clearance, a.declared_by
     FROM unnest(CAST(:organisations AS bigint[]), CAST(:assets AS bigint[])) AS n(organisation_id, id)
-    JOIN asset a ON a.organisation_id = n.organisation_id AND a.id = n.id
+    CROSS JOIN LATERAL (SELECT * FROM asset a WHERE a.organisation_id = n.organisation_id AND a.id = n.id OFFSET 0) a
 """
 
 

@@ -17,7 +17,7 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, text
 
-from kattegat.inventory import claim, presence, register
+from kattegat.inventory import claim, planning, presence, register
 from kattegat.inventory.claim import Claim, Prepared, Report, Unmeasured
 from kattegat.inventory.presence import Change, Edge
 from kattegat.inventory.register import Source, SourceName
@@ -29,21 +29,25 @@ Place = tuple[int, str, str]
 """(asset, kind, item) within one source."""
 
 _CURRENT = """
-    SELECT f.organisation_id, f.source_id, f.asset_id, f.kind, f.item, f.id, f.digest
+    SELECT s.organisation_id, s.id, f.asset_id, f.kind, f.item, f.id, f.digest
     FROM unnest(CAST(:organisations AS bigint[]), CAST(:sources AS bigint[])) AS s(organisation_id, id)
-    JOIN fact f ON f.organisation_id = s.organisation_id AND f.source_id = s.id AND f.ended_at IS NULL
+    CROSS JOIN LATERAL (SELECT f.asset_id, f.kind, f.item, f.id, f.digest FROM fact f
+                        WHERE f.organisation_id = s.organisation_id AND f.source_id = s.id AND f.ended_at IS NULL
+                        ORDER BY f.asset_id, f.kind, f.item OFFSET 0) f
 """
+# All links of a current fact are current; to say so would let the planner take an index that is of no use.
 _LINKS = """
-    SELECT l.organisation_id, l.fact_id, l.type, l.origin_id, l.target_id
+    SELECT e.organisation_id, e.fact_id, l.type, l.origin_id, l.target_id
     FROM unnest(CAST(:organisations AS bigint[]), CAST(:facts AS bigint[])) AS e(organisation_id, fact_id)
-    JOIN link l ON l.organisation_id = e.organisation_id AND l.fact_id = e.fact_id AND l.ended_at IS NULL
+    CROSS JOIN LATERAL (SELECT l.type, l.origin_id, l.target_id FROM link l
+                        WHERE l.organisation_id = e.organisation_id AND l.fact_id = e.fact_id OFFSET 0) l
 """
 _END = """
     WITH ended AS (
         SELECT * FROM unnest(CAST(:organisations AS bigint[]), CAST(:facts AS bigint[])) AS e(organisation_id, fact_id)
     ), ended_link AS (
         UPDATE link l SET ended_at = :at
-        FROM ended e WHERE l.organisation_id = e.organisation_id AND l.fact_id = e.fact_id AND l.ended_at IS NULL
+        FROM ended e WHERE l.organisation_id = e.organisation_id AND l.fact_id = e.fact_id
     )
     UPDATE fact f SET ended_at = :at
     FROM ended e WHERE f.organisation_id = e.organisation_id AND f.id = e.fact_id
@@ -160,6 +164,11 @@ def record(connection: Connection, batch: Sequence[Report]) -> list[Recorded]:
     if not batch:
         return []
     prepared = [claim.prepare(report) for report in batch]
+    with planning.by_index(connection):
+        return _record(connection, batch, prepared)
+
+
+def _record(connection: Connection, batch: Sequence[Report], prepared: Sequence[Prepared]) -> list[Recorded]:
     names = {
         (report.organisation_id, name)
         for report, ready in zip(batch, prepared, strict=True)
