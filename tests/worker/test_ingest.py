@@ -20,7 +20,7 @@ from kattegat.model.assets import Asset, Hostname
 from kattegat.model.evidence import Evidence, Part
 from kattegat.model.work import Claim, Detail, Job, Result
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, dispatch, listing, queue, runners
+from kattegat.scheduler import beat, dispatch, listing, queue, runners, scans
 from kattegat.scheduler.plan import plan
 from kattegat.settings import load
 from kattegat.store.database import Database
@@ -127,6 +127,17 @@ def test_a_result_becomes_facts_assets_and_further_scans(install: Install) -> No
     assert install.counts() == {("scan", "done"): 4, ("ingest", "done"): 4}
     waits = install.rows("SELECT extract(epoch FROM due_at - now()) / extract(epoch FROM every) FROM schedule")
     assert all(0.9 < float(wait) < 1.1 for (wait,) in waits)
+
+
+def test_what_a_scan_finds_is_planned_with_its_choice_of_scanners(install: Install) -> None:
+    install.declare(Hostname("www.example.org"))
+    with install.database.begin("kat_system") as conn:
+        scans.open_(conn, install.organisation, ["www.example.org"], scans.Choice(None, ("sample-ports",)), "me")
+    install.hand_in(by_scanner(install.claim())["sample-names"], ("address", "192.0.2.7"))
+    install.ingest.step()
+    assert install.claim() == []
+    holds = install.rows("SELECT h.hold FROM schedule h JOIN source s ON s.id = h.id WHERE s.scanner = 'sample-ports'")
+    assert holds == [("skipped on request",)]
 
 
 def test_a_failed_scan_records_only_that_it_failed(install: Install) -> None:

@@ -24,10 +24,9 @@ def web(*, http: bool = True, socket: Path | None = None) -> int:
     socket
         Listen on this Unix socket too, for the runner of the same machine.
     """
-    from kattegat.accounts.settings import in_force
     from kattegat.web import process as web_process
 
-    web_process.run(settings.load(), tcp=http, unix=socket, options=in_force)
+    web_process.run(settings.load(), tcp=http, unix=socket)
     return 0
 
 

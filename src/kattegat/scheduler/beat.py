@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import version
@@ -88,14 +88,21 @@ def running(conn: Connection) -> list[Running]:
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set. Only for the main thread; the former handlers come back at the end."""
-    event = threading.Event()
+def on_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Calls `stop` at SIGTERM and SIGINT. Only for the main thread; the former handlers come back at the end."""
     former = {
-        number: signal.signal(number, lambda _number, _frame: event.set()) for number in (signal.SIGTERM, signal.SIGINT)
+        number: signal.signal(number, lambda _number, _frame: stop()) for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield event
+        yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set."""
+    event = threading.Event()
+    with on_signals(event.set):
+        yield event

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from kattegat.errors import KattegatError
-from kattegat.scheduler import beat, dispatch, queue
+from kattegat.scheduler import beat, dispatch, logs, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
@@ -122,6 +122,7 @@ def serve(database: Database, stop: threading.Event, *, tick_seconds: float = TI
 
 def run(settings: Settings) -> None:
     """The process: until SIGTERM or SIGINT."""
+    logs.to_stderr(settings.log, ROLE)
     database = open_database(settings)
     try:
         with beat.stopped_by_signals() as stop:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kattegat import registry as registries
 from kattegat.errors import KattegatError
 from kattegat.evidence import vault as vaults
-from kattegat.scheduler import beat, job
+from kattegat.scheduler import beat, job, logs
 from kattegat.settings import Settings
 from kattegat.store.database import Database, open_database
 from kattegat.web.app import create_app
@@ -30,6 +30,14 @@ log = structlog.get_logger()
 
 class ListenError(KattegatError):
     """An address or socket that can't be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn raises them again at its end, and the process would die before it has tidied up."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
 
 
 def door_socket(settings: Settings) -> Path:
@@ -95,9 +103,7 @@ def server(
         settings,
         options=options,
     )
-    return uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10)
-    )
+    return _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10))
 
 
 def run(
@@ -109,6 +115,7 @@ def run(
     ready: Callable[[], None] | None = None,
 ) -> None:
     """The process: until SIGTERM or SIGINT. `ready` is called when the sockets are open."""
+    logs.to_stderr(settings.log, ROLE)
     database = open_database(settings)
     sockets: list[socket.socket] = []
     stop = threading.Event()
@@ -122,7 +129,8 @@ def run(
         beating.start()
         if ready is not None:
             ready()
-        web.run(sockets=sockets)
+        with beat.on_signals(lambda: setattr(web, "should_exit", True)):
+            web.run(sockets=sockets)
     finally:
         stop.set()
         if beating.ident is not None:

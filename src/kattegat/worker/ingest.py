@@ -30,7 +30,7 @@ from kattegat.model import assets
 from kattegat.model.assets import Asset
 from kattegat.model.scope import Scope
 from kattegat.registry import Registry
-from kattegat.scheduler import dispatch, job, plan, queue
+from kattegat.scheduler import dispatch, job, plan, queue, scans
 from kattegat.scheduler.dispatch import Ran
 from kattegat.scheduler.queue import LEASE_SECONDS, Ending, Task
 from kattegat.store.database import Database, DatabaseUnreachableError
@@ -41,7 +41,7 @@ HEARTBEAT_SECONDS = 8.0
 UNREADABLE = "its evidence could not be read"
 
 Planner = Callable[[Connection, int, Collection[int], Registry], Any]
-"""Gives assets of an organisation their sources; `scheduler.plan.plan` is one."""
+"""Gives assets of an organisation their sources; `plan_as_chosen` is one."""
 Evaluator = Callable[[Connection, int, Collection[int], Registry, datetime], Any]
 """Runs the checks of assets of an organisation."""
 
@@ -111,6 +111,12 @@ def evaluate(
     return checks.evaluate(conn, organisation_id, asset_ids, registry, now, job.in_force(conn, organisation_id))
 
 
+def plan_as_chosen(conn: Connection, organisation_id: int, asset_ids: Collection[int], registry: Registry) -> Any:
+    """Plans with the choice of scanners of the organisation's open scan; the usual `Planner`."""
+    chosen = scans.choice(conn, organisation_id)
+    return plan.plan(conn, organisation_id, asset_ids, registry, only=chosen.only, skip=chosen.skip)
+
+
 class Ingest:
     """What a worker does with results. `by` is the name under which it leases tasks."""
 
@@ -122,7 +128,7 @@ class Ingest:
         sandbox: Sandbox,
         *,
         by: str,
-        planner: Planner = plan.plan,
+        planner: Planner = plan_as_chosen,
         evaluator: Evaluator = evaluate,
     ) -> None:
         self._database = database

@@ -17,11 +17,11 @@ from kattegat.evidence import seal
 from kattegat.evidence import vault as vaults
 from kattegat.evidence.vault import Vault
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, job, queue
+from kattegat.scheduler import beat, job, logs, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
-from kattegat.worker.ingest import Evaluator, Ingest, Planner, evaluate
+from kattegat.worker.ingest import Evaluator, Ingest, Planner, evaluate, plan_as_chosen
 from kattegat.worker.sandbox import Sandbox
 
 ROLE = "worker"
@@ -82,15 +82,14 @@ class Worker:
         registry: Registry,
         sandbox: Sandbox,
         *,
-        planner: Planner | None = None,
+        planner: Planner = plan_as_chosen,
         evaluator: Evaluator = evaluate,
         beside: Sequence[Chore] | None = None,
     ) -> None:
         self.name = beat.name_of(ROLE)
         self._database = database
         self._registry = registry
-        more = {} if planner is None else {"planner": planner}
-        self._ingest = Ingest(database, vault, registry, sandbox, by=self.name, evaluator=evaluator, **more)
+        self._ingest = Ingest(database, vault, registry, sandbox, by=self.name, planner=planner, evaluator=evaluator)
         self._chores = list(chores(database, vault, registry) if beside is None else beside)
 
     def step(self) -> int:
@@ -145,6 +144,7 @@ def serve(worker: Worker, database: Database, stop: threading.Event) -> None:
 
 def run(settings: Settings) -> None:
     """The process: until SIGTERM or SIGINT."""
+    logs.to_stderr(settings.log, ROLE)
     registry = registries.load()
     database = open_database(settings)
     try:
