@@ -86,7 +86,7 @@ def _box(ref: AssetRef, place: tuple[int, int], severity: str, declared: bool) -
     marks = f"box {severity}{' declared' if declared else ''}"
     said = f"{ref.type} {ref.key}{f' ({severity})' if severity else ''}"
     return (
-        f'<g><title>{escape(said)}</title>'
+        f"<g><title>{escape(said)}</title>"
         f'<rect class="{marks}" x="{x}" y="{y}" width="{WIDTH - 30}" height="22" rx="4"/>'
         f'<text x="{x + 6}" y="{y + 15}">{escape(_label(ref))}</text></g>'
     )

@@ -22,6 +22,7 @@ COLOURS = {
     "recommendation": "dim",
 }
 ITEMS_SHOWN = 6
+WIDE = 120
 
 
 def moment(time: datetime) -> str:
@@ -43,7 +44,7 @@ def name(asset: AssetRef) -> str:
 def show(console: Console, contents: Contents) -> None:
     """Prints the whole report."""
     console.print()
-    console.print(_findings(contents))
+    console.print(_findings(contents, console.width))
     console.print(_coverage(contents))
     if contents.troubles:
         console.print(_troubles(contents))
@@ -51,24 +52,31 @@ def show(console: Console, contents: Contents) -> None:
     console.print(_summary(contents))
 
 
-def _findings(contents: Contents) -> RenderableType:
+def _findings(contents: Contents, width: int) -> RenderableType:
     if not contents.findings:
         return Text("No findings: no check fails. What could not be judged is listed below.", style="green")
     table = Table(box=box.SIMPLE_HEAD, title="Findings", title_justify="left", title_style="bold", expand=True)
-    table.add_column("severity", no_wrap=True)
-    table.add_column("asset", overflow="fold", ratio=2)
-    table.add_column("what is wrong", overflow="fold", ratio=4)
-    table.add_column("since (UTC)", no_wrap=True)
-    table.add_column("how we know", overflow="fold", ratio=2)
+    wide = width >= WIDE
+    # On a narrow terminal what belongs together shares a column, so that words are not cut in pieces.
+    table.add_column("severity" if wide else "severity, since (UTC)", width=14 if wide else 16)
+    if wide:
+        table.add_column("since (UTC)", width=16)
+    table.add_column("asset" if wide else "asset, how we know", overflow="fold", ratio=2)
+    table.add_column("what is wrong, and how to mend it", overflow="fold", ratio=4 if wide else 3)
+    if wide:
+        table.add_column("how we know", overflow="fold", ratio=2)
     for finding in contents.findings:
-        table.add_row(
-            Text(finding.severity, style=COLOURS[finding.severity]),
+        severity = Text(finding.severity, style=COLOURS[finding.severity])
+        since, asset, wrong, how = (
+            Text(moment(finding.since)),
             Text(name(finding.asset)),
             _wrong(finding),
-            moment(finding.since),
             _grounds(finding),
-            end_section=True,
         )
+        if wide:
+            table.add_row(severity, since, asset, wrong, how, end_section=True)
+        else:
+            table.add_row(Group(severity, since), Group(asset, how), wrong, end_section=True)
     return table
 
 
@@ -114,12 +122,19 @@ def _coverage(contents: Contents) -> RenderableType:
     for row in covered.unknown:
         groups[row.reason, row.asset].append(row.check)
     table = Table(box=box.SIMPLE_HEAD, expand=True)
-    table.add_column("asset", overflow="fold", ratio=2)
+    table.add_column("assets", overflow="fold", ratio=2)
     table.add_column("unknown because", overflow="fold", ratio=3)
     table.add_column("checks", overflow="fold", ratio=3)
+    # Assets that share a reason and checks share a row: a provider's twenty servers are one thing to know.
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
     for (reason, asset), checks in sorted(groups.items(), key=lambda entry: (entry[0][1], entry[0][0])):
         shown = ", ".join(checks) if len(checks) <= ITEMS_SHOWN else f"{len(checks)} checks"
-        table.add_row(Text(name(asset)), Text(safe(reason)), Text(shown, style="dim"))
+        together[reason, shown].append(name(asset))
+    for (reason, shown), names in together.items():
+        listed = "\n".join(names[:ITEMS_SHOWN]) + (
+            f"\nand {len(names) - ITEMS_SHOWN} more" if len(names) > ITEMS_SHOWN else ""
+        )
+        table.add_row(Text(listed), Text(safe(reason)), Text(shown, style="dim"))
     return Group(head, table)
 
 

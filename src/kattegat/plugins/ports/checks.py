@@ -18,7 +18,7 @@ from kattegat.plugin import (
     verdict,
 )
 from kattegat.plugins.ports.numbers import COMMON, DATABASE, EXPOSED, REMOTE_DESKTOP, SYSADMIN, USUAL, compact, spread
-from kattegat.plugins.ports.scanners import Banner, OpenPort, PortScan
+from kattegat.plugins.ports.scanners import Banner, OpenPort, PortScan, greets
 
 __all__ = [
     "banner_version",
@@ -49,7 +49,7 @@ def _judge(
     asked = set().union(*(spread(fact.asked) for fact in scans))
     missing = sorted(set(among) - asked)
     if missing and not items:
-        return Unknown(f"TCP ports {compact(missing)} were not asked (usual-ports needs clearance 2)")
+        return Unknown(f"only TCP ports {compact(asked)} were asked (usual-ports asks more, and needs clearance 2)")
     return verdict(items, unknown=ports.unmeasured[0] if ports.unmeasured else None)
 
 
@@ -172,7 +172,7 @@ def uncommon_open_port(context: Context, ports: Facts[OpenPort], scans: Facts[Po
     risk=translatable("Whoever looks for a version with a known weakness finds it faster."),
     fix=translatable("Switch the version off in the greeting, where the software can."),
     reference="CWE-200",
-    applies=lambda service: service.port != 22,
+    applies=lambda service: greets(service) and service.port != 22,
 )
 def banner_version(context: Context, banners: Facts[Banner]) -> Verdict:
     """The greeting names a product and a version. SSH has to (RFC 4253 section 4.2), so it is left out."""

@@ -199,9 +199,14 @@ PRODUCTS = (
 )
 
 
+def greets(service: Service) -> bool:
+    """Whether to wait for a greeting: on the ports of the web the client speaks first."""
+    return service.protocol == "tcp" and service.port not in (80, 443, 8080, 8443)
+
+
 @scanner(
     "banner", about=Service, clearance=1, every=days(1), yields=[Banner],
-    applies=lambda service: service.protocol == "tcp" and service.port not in (80, 443, 8080, 8443),
+    applies=greets,
 )  # fmt: skip
 class BannerScanner:
     """Connects, sends nothing, and keeps what the service says by itself."""
