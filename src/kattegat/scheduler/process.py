@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -55,8 +56,10 @@ class Leader:
         return True
 
     def resign(self) -> None:
-        """Lets another lead. The connection is closed for real, or the pool would keep the lock with it."""
+        """Lets another lead. The connection is closed for real, lest the pool keeps the lock with it."""
         if self._connection is not None:
+            with suppress(SQLAlchemyError):
+                self._connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": LEADER})
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
