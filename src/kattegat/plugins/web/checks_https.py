@@ -31,6 +31,9 @@ __all__ = [
     "redirect_loop",
 ]
 
+# What lies behind such a hop is not known.
+UNSEEN = ("failed", "blocked", "elsewhere")
+
 
 @check(
     "no-https", about=Hostname, needs=[WebPorts], severity="medium",
@@ -135,8 +138,7 @@ def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verd
             text = translatable("{origin} redirects to {url}.")
             key = f"{here.origin} {there.origin}"
             items[key] = judged.one(key, text, origin=here.origin, url=hop.location)
-    # What lies behind a hop that did not answer is not known.
-    unknown = response.problem if response.stopped in ("failed", "blocked") else None
+    unknown = response.problem if response.stopped in UNSEEN else None
     return verdict(list(items.values()), unknown=unknown)
 
 
@@ -166,7 +168,7 @@ def redirect_loop(context: Context, responses: Facts[HttpResponse]) -> Verdict:
                 )
             ]
         )
-    return verdict([], unknown=response.problem if response.stopped == "failed" else None)
+    return verdict([], unknown=response.problem if response.stopped in UNSEEN else None)
 
 
 def _own_hsts(context: Context, response: HttpResponse) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from datetime import datetime
 from email.message import Message
@@ -52,18 +51,9 @@ class SecurityTxt(Fact, about=Website):
     problems: tuple[Problem, ...] = ()
 
 
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address rather than a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 def on_name(site: Website) -> bool:
     """Whether a site is on a name, at the port that its scheme has by default."""
-    return not is_address(site.host) and site.port == {"http": 80, "https": 443}[site.scheme]
+    return not follow.is_address(site.host) and site.port == {"http": 80, "https": 443}[site.scheme]
 
 
 @scanner("security-txt", about=Website, clearance=1, every=days(7), yields=[SecurityTxt], applies=on_name)

@@ -7,7 +7,7 @@ import re
 import msgspec
 
 # Names that sessions and log-ins have; a token against forged requests is meant to be read by scripts.
-_SESSION = re.compile(r"sess|sid$|^sid|auth|token|jwt|login|remember|\.aspxauth|^connect\.", re.IGNORECASE)
+_SESSION = re.compile(r"sess|sid$|auth|token|jwt|login|remember|\.aspxauth|^connect\.", re.IGNORECASE)
 _FORGERY = re.compile(r"csrf|xsrf", re.IGNORECASE)
 
 

@@ -6,7 +6,8 @@ Every part has the note `chain`, so that one evidence holds several visits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urljoin
 
 import msgspec
@@ -66,6 +67,20 @@ def location(reply: HttpReply) -> str | None:
         return urljoin(reply.url, wanted)
     except ValueError:
         return wanted
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address rather than a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def steady(addresses: Iterable[str]) -> list[str]:
+    """Addresses in an order that is the same in every scan, IPv4 first: resolvers turn them round."""
+    return sorted(addresses, key=lambda address: (":" in address, address))
 
 
 async def visit(

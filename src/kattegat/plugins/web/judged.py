@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kattegat.plugin import Facts, Item, Pass, Unknown, Verdict, Website, translatable
-from kattegat.plugins.web.contact import is_address
 from kattegat.plugins.web.csp import Policy, policies
+from kattegat.plugins.web.follow import is_address
 from kattegat.plugins.web.site import HttpHeaders, HttpResponse
 
 # Types that browsers show as a document in which scripts can run.

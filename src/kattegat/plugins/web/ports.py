@@ -23,6 +23,7 @@ from kattegat.plugin import (
     days,
     scanner,
 )
+from kattegat.plugins.web import follow
 
 __all__ = ["AddressWebPorts", "AddressWebsitesScanner", "WebPorts", "WebsitesScanner"]
 
@@ -89,7 +90,8 @@ def _read(evidence: Evidence, kind: type[WebPorts] | type[AddressWebPorts]) -> I
     for part in evidence.named("port"):
         address, port = _place(part)
         scheme, state = schemes.get(port), str(part.notes.get("state", ""))
-        if scheme is None:
+        if scheme is None or not follow.is_address(address) or "%" in address:
+            yield NotMeasured(kind.kind, "the recorded evidence can't be read")
             continue
         item = f"{scheme}/{port} {address}"
         after = outcome.get((address, port))
@@ -151,7 +153,7 @@ class WebsitesScanner:
     """Visits a name like a browser: http on port 80 and https on port 443 of each of its addresses (at most 8)."""
 
     async def fetch(self, host: Hostname, net: Net) -> Evidence:
-        addresses = await net.resolve(host.name)
+        addresses = follow.steady(await net.resolve(host.name))
         looked, left = addresses[:MOST_ADDRESSES], addresses[MOST_ADDRESSES:]
         parts = [Part("addresses", b"", {"looked": looked, "left": left})]
         for found in await asyncio.gather(*(_look(net, host.name, address) for address in looked)):
@@ -190,4 +192,4 @@ class AddressWebsitesScanner:
                 links = _links(address, address.address, address, result)
                 yield Found(address, result, f"{result.scheme}/{result.port}", links)
             elif isinstance(result, NotMeasured):
-                yield NotMeasured(result.kind, result.reason, (result.item or "").partition(" ")[0])
+                yield NotMeasured(result.kind, result.reason, result.item and result.item.partition(" ")[0])

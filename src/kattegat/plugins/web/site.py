@@ -69,7 +69,6 @@ class HttpResponse(Fact, about=Website):
     own `<meta>` elements: (`content-security-policy` or `referrer`, value).
     """
 
-    address: str
     url: str
     status: int
     version: str
@@ -128,7 +127,7 @@ class HttpScanner:
     """Asks a site for `/` at each of its addresses (at most 4), and follows the redirects of the first that answers."""
 
     async def fetch(self, site: Website, net: Net) -> Evidence:
-        addresses = (await net.resolve(site.host))[:MOST_ADDRESSES]
+        addresses = follow.steady(await net.resolve(site.host))[:MOST_ADDRESSES]
         elsewhere = bool(net.options.get("follow_elsewhere", True))
         parts: list[Part] = []
         failures: list[NotReached | Blocked] = []
@@ -182,7 +181,6 @@ def _response(own: list[HttpReply], visit: follow.Visit) -> HttpResponse:
     content_type = last.header("content-type")
     server = last.header("server")
     return HttpResponse(
-        address=follow.clean(last.address),
         url=follow.clean(last.url),
         status=last.status,
         version=follow.clean(last.version),

@@ -36,13 +36,14 @@ from kattegat.runner.limits import Rules
 from kattegat.runner.net import GuardedNet, Shared
 
 BOTH, HTTP_ONLY = "127.77.80.80", "127.77.80.81"
-NAMES = dict.fromkeys(("good.test", "bad.test", "loop.test", "down.test", "moved.test", "inside.test"), BOTH)
-NAMES |= {"plain.test": HTTP_ONLY}
+SITES = ("good.test", "bad.test", "loop.test", "chain.test", "cookie.test", "down.test", "moved.test", "inside.test")
+NAMES: dict[str, tuple[str, ...]] = dict.fromkeys(SITES, (BOTH,))
+NAMES |= {"plain.test": (HTTP_ONLY,), "two.test": (BOTH, HTTP_ONLY)}
 SCANS: tuple[tuple[str, Asset], ...] = (
-    *(("websites", Hostname(name)) for name in ("good.test", "plain.test")),
+    *(("websites", Hostname(name)) for name in ("good.test", "plain.test", "two.test")),
     ("address-websites", assets.IPAddress(BOTH)),
     *(("http", Website(f"https://{name}")) for name in sorted(NAMES) if name != "plain.test"),
-    *(("http", Website(f"http://{name}")) for name in ("good.test", "bad.test", "plain.test", "loop.test")),
+    *(("http", Website(f"http://{name}")) for name in ("good.test", "bad.test", "plain.test", "loop.test", "two.test")),
     *(("security-txt", Website(f"https://{name}")) for name in ("good.test", "bad.test", "down.test", "moved.test")),
     ("security-txt", Website("http://good.test")),
     ("security-txt", Website("http://plain.test")),
@@ -71,6 +72,7 @@ def configuration(folder: Path) -> str:
     add_header X-Powered-By "PHP/5.3.3"; add_header Strict-Transport-Security "max-age=300";
     add_header Content-Security-Policy "script-src 'unsafe-inline' * data:; upgrade-insecure-requests;";
     add_header X-Forwarded-For 10.0.0.1;"""
+    cookie = "add_header Set-Cookie seen=1;"
     blocks = [
         site("good.test", f"{HEADERS} root {folder}/good; charset utf-8; charset_types text/plain;", tls=True),
         site("good.test", " return 301 https://$host$request_uri;", tls=False),
@@ -81,6 +83,15 @@ def configuration(folder: Path) -> str:
         site("down.test", f" root {folder}/down; location = / {{ return 302 http://good.test/; }}", tls=True),
         site("moved.test", " return 301 https://good.test$request_uri;", tls=True),
         site("inside.test", " return 302 http://10.0.0.1/admin;", tls=True),
+        site("chain.test", " rewrite ^/(x*)$ https://$host/x$1 redirect;", tls=True),
+        site(
+            "cookie.test",
+            f' location / {{ if ($http_cookie = "") {{ {cookie} return 302 /; }} root {folder}/good; }}',
+            tls=True,
+        ),
+        site("two.test", f"{HEADERS} root {folder}/good;", tls=False),
+        site("two.test", f" root {folder}/plain;", tls=False, address=HTTP_ONLY),
+        site("two.test", f" root {folder}/plain;", tls=True),
         site("plain.test", f" root {folder}/plain;", tls=False, address=HTTP_ONLY),
     ]
     temporary = "".join(
@@ -176,11 +187,11 @@ class Resolver(asyncio.DatagramProtocol):
         query = dns.message.from_wire(data)
         response = dns.message.make_response(query)
         question = query.question[0]
-        address = NAMES.get(question.name.to_text().rstrip("."))
-        if address is None:
+        addresses = NAMES.get(question.name.to_text().rstrip("."))
+        if addresses is None:
             response.set_rcode(dns.rcode.NXDOMAIN)
         elif question.rdtype == dns.rdatatype.A:
-            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", address))
+            response.answer.append(dns.rrset.from_text(question.name, 60, "IN", "A", *addresses))
         self.transport.sendto(response.to_wire(), addr)  # type: ignore[attr-defined]
 
 
