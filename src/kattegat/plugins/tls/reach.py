@@ -1,0 +1,121 @@
+"""How the TLS scanners reach a website: its addresses, and a recorded conversation with each of them."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from kattegat.plugin import Net, NotReached, Part, Stream, Website
+from kattegat.plugins.converse import converse
+from kattegat.plugins.exchange import Conversation, Probe, WireError, decode, encode
+from kattegat.plugins.tls.wire import host_name
+
+MOST_ADDRESSES = 4
+STEP_SECONDS = 20.0
+"""For connecting, with the wait for one's turn, and for each step; the runner's own limits are tighter for silence."""
+
+PART = "conversation"
+
+
+class Talk(NamedTuple):
+    """What was said with one address; `problem` is "" or why the last connection did not come about."""
+
+    address: str
+    conversation: Conversation
+    at: datetime
+    problem: str
+
+    def part(self) -> Part:
+        """The conversation as a part of evidence; `read` is the inverse."""
+        notes = {"address": self.address, "at": self.at.isoformat(), "problem": self.problem}
+        return Part(PART, encode(self.conversation), notes)
+
+
+def read(part: Part) -> Talk:
+    """The conversation of a part; raises `WireError` for one that can't be read."""
+    try:
+        at = datetime.fromisoformat(str(part.notes.get("at", "")))
+        ipaddress.ip_address(str(part.notes.get("address", "")))
+    except ValueError as error:
+        raise WireError("conversation", f"its notes can't be read ({error})") from None
+    if at.tzinfo is None:
+        raise WireError("conversation", "its time has no zone")
+    return Talk(str(part.notes["address"]), decode(part.content), at, str(part.notes.get("problem", "")))
+
+
+async def addresses(site: Website, net: Net) -> list[str]:
+    """Addresses of the site's host in a steady order, IPv4 first, four at most; raises `NotReached` if it has none."""
+    try:
+        host_name(site.host)
+    except WireError as error:
+        raise NotReached(f"{site.host} can't be sent as a TLS server name: {error.reason}.") from None
+    found = await net.resolve(site.host)
+    if not found:
+        raise NotReached(f"{site.host} has no address.")
+    # Resolvers turn the order round; taking others each day would look like a change of the site.
+    parsed = sorted({ipaddress.ip_address(address) for address in found}, key=lambda ip: (ip.version, int(ip)))
+    return [str(ip) for ip in parsed[:MOST_ADDRESSES]]
+
+
+class _Line:
+    """A connection of the runner whose failures are the `OSError`s that `converse` expects."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def read(self, limit: int, /) -> bytes:
+        try:
+            return await self._stream.read(limit)
+        except NotReached as problem:
+            raise _translated(problem) from problem
+
+    async def write(self, data: bytes, /) -> None:
+        try:
+            await self._stream.write(data)
+        except NotReached as problem:
+            raise _translated(problem) from problem
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+
+def _translated(problem: NotReached) -> Exception:
+    # What is wrong with this machine, or with the job's share, ends the scan: it says nothing about the server.
+    if problem.how in ("local", "limit"):
+        return problem
+    return TimeoutError(str(problem)) if problem.how == "timeout" else ConnectionError(str(problem))
+
+
+def bounded(plan: Probe, seconds: float, clock: Callable[[], float] = time.monotonic) -> Probe:
+    """The plan, ended before its next step once `seconds` have passed, so that what was learnt is not lost."""
+    until = clock() + seconds
+    try:
+        step = next(plan)
+        while True:
+            exchange = yield step
+            step = plan.send(exchange)
+            if clock() >= until:
+                return
+    except StopIteration:
+        return
+    finally:
+        plan.close()
+
+
+async def talk(net: Net, address: str, port: int, plan: Probe, *, pause: float = 0.0) -> Talk:
+    """Carries out a plan with one address. Raises `NotReached` only where this machine is to blame, and `Blocked`."""
+    problems: list[str] = []
+
+    async def connect() -> _Line:
+        try:
+            return _Line(await net.connect(address, port))
+        except NotReached as problem:
+            problems.append(str(problem))
+            raise _translated(problem) from problem
+
+    at = datetime.now(UTC).replace(microsecond=0)
+    conversation = await converse(plan, connect, seconds=STEP_SECONDS, pause=pause)
+    return Talk(address, conversation, at, problems[-1] if problems else "")
