@@ -98,7 +98,7 @@ def question(name: bytes) -> bytes:
         question(b"\x3f" + b"a" * 63 + (b"\x3f" + b"a" * 63) * 5 + b"\x00"),  # longer than 255 bytes
         question(b"\x80a\x00"),  # a kind of label that there is none of
         question(b"\x01a\x00") + b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 60, 4) + b"\x01",  # cut off
-        question(b"\x01a\x00") + b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 60, 2) + b"\xc0\x1b",  # an alias to itself
+        question(b"\x01a\x00") + b"\xc0\x0c" + struct.pack("!HHIH", 5, 1, 60, 2) + b"\xc0\x1f",  # an alias to itself
     ],
 )
 def test_malformed_messages_are_problems(wire: bytes) -> None:
