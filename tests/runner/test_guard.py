@@ -146,6 +146,10 @@ def test_refused_beats_own() -> None:
     assert guard.reason("10.9.0.1") == "10.9.0.1 is in 10.9.0.0/16, which is not scanned: clearance 0, needs 1"
     for address in ("8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "2002:808:808::1"):
         assert "blocked" in str(guard.reason(address))
+    # Nor does declaring the prefix of a gateway open what is refused behind it.
+    gateway = Guard(Limits("internet", own_networks=["64:ff9b::/96"], refused=[("8.8.8.0/24", "blocked")]))
+    assert gateway.reason("64:ff9b::10.0.0.1") is None
+    assert "blocked" in str(gateway.reason("64:ff9b::8.8.8.8"))
 
 
 def test_addresses_of_this_machine() -> None:

@@ -158,8 +158,9 @@ def test_time_out_ends_the_whole_group(lab: Any, tool: Any, tmp_path: Path) -> N
         with pytest.raises(NotReached, match=r"probe was ended after 0\.5 seconds"):
             await net.run(name)
         child = int((tmp_path / "pid").read_text())
-        while alive(child):
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):  # the kernel ends it a moment later
+            while alive(child):
+                await asyncio.sleep(0.01)
 
     asyncio.run(main())
 
