@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
+from kattegat.errors import KeyFormatError
 from kattegat.plugin import (
     Blocked,
     Certificate,
@@ -78,7 +79,7 @@ class SmtpBannerScanner:
                 session = read_session(exchange.decode(part.content))
                 handshake = _handshake(tls.get(address))
                 asset = IPAddress(address)
-            except (WireError, ValueError) as error:
+            except (KeyFormatError, WireError, ValueError) as error:
                 yield NotMeasured("SmtpGreeting", f"the recorded conversation can't be read: {error}", address, host)
                 continue
             if session.problem:
