@@ -78,6 +78,13 @@ def cookie_samesite(context: Context, facts: Facts[Cookies]) -> Verdict:
     return verdict(items)
 
 
+_PREFIX_TEXTS = {
+    "Secure": translatable("The cookie {name} has no Secure attribute."),
+    "Domain": translatable("The cookie {name} has a Domain attribute."),
+    "Path": translatable("The cookie {name} has no Path=/ attribute."),
+}
+
+
 @check(
     "cookie-prefix", about=Website, needs=[Cookies], severity="low", applies=judged.on_https,
     title=translatable("A cookie breaks the rules of its name's prefix"),
@@ -93,5 +100,5 @@ def cookie_prefix(context: Context, facts: Facts[Cookies]) -> Verdict:
     for name, same in _all(facts).items():
         problem = next((problem for cookie in same if (problem := cookies.prefix_problem(cookie))), "")
         if problem:
-            items.append(judged.one(name, translatable("The cookie {name}: {problem}."), name=name, problem=problem))
+            items.append(judged.one(name, _PREFIX_TEXTS[problem], name=name))
     return verdict(items)

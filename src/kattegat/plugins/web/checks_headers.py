@@ -76,7 +76,7 @@ def csp_weak(context: Context, responses: Facts[HttpResponse], headers: Facts[Ht
         return instead or Pass()
     elsewhere = not _frame_options_problem(judged.values(headers.one, "x-frame-options"))
     found = csp.weaknesses(judged.csp_of(response, headers.one), framing_elsewhere=elsewhere)
-    return verdict([judged.one(key, "{what}.", what=words) for key, words in sorted(found.items())])
+    return verdict([judged.one(key, text, **told) for key, (text, told) in sorted(found.items())])
 
 
 @check(

@@ -58,12 +58,12 @@ def is_session(cookie: Cookie) -> bool:
 
 
 def prefix_problem(cookie: Cookie) -> str:
-    """Which rule of its name's prefix a cookie breaks, so that browsers refuse it; "" for none."""
+    """Which rule of its name's prefix a cookie breaks, so that browsers refuse it: the attribute; "" for none."""
     name = cookie.name.lower()
     if name.startswith(("__secure-", "__host-")) and not cookie.secure:
-        return "it has no Secure attribute"
+        return "Secure"
     if name.startswith("__host-") and cookie.domain:
-        return "it has a Domain attribute"
+        return "Domain"
     if name.startswith("__host-") and cookie.path != "/":
-        return "its Path is not /"
+        return "Path"
     return ""

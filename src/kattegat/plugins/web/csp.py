@@ -9,7 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from kattegat.plugin import translatable
+
 Policy = Mapping[str, tuple[str, ...]]
+Weakness = tuple[str, Mapping[str, str]]
+"""A sentence with placeholders, and what they stand for."""
 
 _KNOWN = frozenset(
     {
@@ -57,8 +61,8 @@ def framing_limited(found: Sequence[Policy]) -> bool:
     return any(not any(_is_everything(source) for source in listed) for listed in lists)
 
 
-def weaknesses(found: Sequence[Policy], *, framing_elsewhere: bool = False) -> dict[str, str]:
-    """What is weak, by a key that stays the same from scan to scan, in words.
+def weaknesses(found: Sequence[Policy], *, framing_elsewhere: bool = False) -> dict[str, Weakness]:
+    """What is weak, by a key that stays the same from scan to scan.
 
     `framing_elsewhere`: X-Frame-Options limits framing already, so a missing frame-ancestors is no weakness.
     """
@@ -70,52 +74,57 @@ def weaknesses(found: Sequence[Policy], *, framing_elsewhere: bool = False) -> d
     for policy in found:
         for name in policy:
             if name not in _KNOWN:
-                shared[f"unknown {name[:60]}"] = f"there is no directive {name[:60]}, so browsers ignore it"
+                text = translatable("There is no directive {name}, so browsers ignore it.")
+                shared[f"unknown {name[:60]}"] = text, {"name": name[:60]}
     return shared
 
 
-def _weak(policy: Policy) -> Iterator[tuple[str, str]]:
+def _weak(policy: Policy) -> Iterator[tuple[str, Weakness]]:
     scripts = sources(policy, "script-src", "default-src")
     if scripts is None:
-        yield "script-src", "neither script-src nor default-src limits scripts"
+        yield "script-src", (translatable("Neither script-src nor default-src limits scripts."), {})
     else:
         yield from _weak_scripts(scripts)
     objects = sources(policy, "object-src", "default-src")
     if objects is None:
-        yield "object-src", "neither object-src nor default-src limits plugins"
+        yield "object-src", (translatable("Neither object-src nor default-src limits plugins."), {})
     else:
         yield from _weak_places("object-src", objects)
     if "base-uri" not in policy:
-        yield "base-uri", "base-uri is missing, and default-src does not stand in for it"
+        yield "base-uri", (translatable("base-uri is missing, and default-src does not stand in for it."), {})
     if "frame-ancestors" not in policy:
-        yield "frame-ancestors", "frame-ancestors is missing, and default-src does not stand in for it"
+        text = translatable("frame-ancestors is missing, and default-src does not stand in for it.")
+        yield "frame-ancestors", (text, {})
     elif any(_is_everything(source) for source in policy["frame-ancestors"]):
-        yield "frame-ancestors *", "frame-ancestors lets every site frame the page"
+        yield "frame-ancestors *", (translatable("frame-ancestors lets every site frame the page."), {})
 
 
-def _weak_scripts(scripts: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _weak_scripts(scripts: Sequence[str]) -> Iterator[tuple[str, Weakness]]:
     words = {word.lower() for word in scripts}
     trusted = any(_NONCE_OR_HASH.fullmatch(word) for word in scripts)
     dynamic = "'strict-dynamic'" in words
     # Browsers pass over 'unsafe-inline' beside a nonce, a hash or 'strict-dynamic' (section 6.7.3.2).
     if "'unsafe-inline'" in words and not trusted and not dynamic:
-        yield "script-src 'unsafe-inline'", "scripts inside the page are allowed ('unsafe-inline')"
+        yield "script-src 'unsafe-inline'", (translatable("Scripts inside the page are allowed ('unsafe-inline')."), {})
     if "'unsafe-eval'" in words:
-        yield "script-src 'unsafe-eval'", "text can be run as a script ('unsafe-eval')"
+        yield "script-src 'unsafe-eval'", (translatable("Text can be run as a script ('unsafe-eval')."), {})
     # ... and over places beside 'strict-dynamic'.
     if not dynamic:
         yield from _weak_places("script-src", scripts)
 
 
-def _weak_places(directive: str, listed: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _weak_places(directive: str, listed: Sequence[str]) -> Iterator[tuple[str, Weakness]]:
     for source in listed:
         lower = source.lower()
+        told = {"directive": directive, "source": source[:100]}
         if lower == "data:":
-            yield f"{directive} data:", f"{directive} allows data: URLs, whose content anybody can write"
+            text = translatable("{directive} allows data: URLs, whose content anybody can write.")
+            yield f"{directive} data:", (text, told)
         elif lower.startswith("http://"):
-            yield f"{directive} {lower[:100]}", f"{directive} allows {source[:100]}, which others can change on the way"
+            text = translatable("{directive} allows {source}, which others can change on the way.")
+            yield f"{directive} {lower[:100]}", (text, told)
         elif _is_everything(lower):
-            yield f"{directive} {lower}", f"{directive} allows {source}, which is every site"
+            yield f"{directive} {lower}", (translatable("{directive} allows {source}, which is every site."), told)
 
 
 def _is_everything(source: str) -> bool:

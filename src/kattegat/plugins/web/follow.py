@@ -16,6 +16,7 @@ from kattegat.errors import KeyFormatError
 from kattegat.plugin import URL, Blocked, Evidence, HttpReply, Net, NotReached, Part, Website
 
 MOST_HOPS = 10
+MOST_OF_BRIEF = 4096
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -81,6 +82,13 @@ def is_address(host: str) -> bool:
 def steady(addresses: Iterable[str]) -> list[str]:
     """Addresses in an order that is the same in every scan, IPv4 first: resolvers turn them round."""
     return sorted(addresses, key=lambda address: (":" in address, address))
+
+
+def brief(reply: HttpReply) -> HttpReply:
+    """A response with the beginning of its body only: for looks at who answers, of which there are many."""
+    return msgspec.structs.replace(
+        reply, body=reply.body[:MOST_OF_BRIEF], cut=reply.cut or len(reply.body) > MOST_OF_BRIEF
+    )
 
 
 async def visit(

@@ -74,7 +74,7 @@ async def _look(net: Net, host: str, address: str) -> list[Part]:
             notes = {"address": address, "port": port, "problem": str(problem), "how": getattr(problem, "how", "")}
             parts.append(Part("silent", b"", notes))
         else:
-            part = reply.part("visit")
+            part = follow.brief(reply).part("visit")
             parts.append(Part("visit", part.content, {**part.notes, "address": address, "port": port}))
     return parts
 

@@ -138,7 +138,7 @@ class HttpScanner:
                     parts += await follow.visit(net, site.url, address=address, elsewhere=elsewhere)
                     answered = True
                 else:
-                    parts.append((await net.get(site.url, address=address)).part("other"))
+                    parts.append(follow.brief(await net.get(site.url, address=address)).part("other"))
             except (NotReached, Blocked) as problem:
                 failures.append(problem)
                 parts.append(Part("unreached", b"", {"address": address, "problem": str(problem)}))
