@@ -2,7 +2,8 @@
 
     scan_tls.py RESOLVER CA FOLDER ORIGIN...
 
-FOLDER gets SCANNER--HOST.result of each origin and scanner (MessagePack of the job's result).
+FOLDER gets of each origin and scanner SCANNER--HOST.result (MessagePack of the job's result), and, if there is any,
+SCANNER--HOST.evidence: such files are in tests/plugins/recorded/tls.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ async def scan(registry: Registry, settings: Settings, scanner: str, site: Websi
     )
     result = await run_job(job, registry, settings)
     (folder / f"{scanner}--{site.host}.result").write_bytes(msgspec.msgpack.encode(result))
+    if result.evidence:
+        (folder / f"{scanner}--{site.host}.evidence").write_bytes(result.evidence)
 
 
 async def main(resolver: str, ca: str, folder: str, *origins: str) -> None:

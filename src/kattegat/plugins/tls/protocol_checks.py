@@ -25,7 +25,6 @@ LEAST_DH_BITS = 2048
 FALLBACK_VERSIONS = ("TLSv1.2", "TLSv1.1", "TLSv1.0", "SSLv3")
 
 SPEAKS = translatable("{version} is spoken at {addresses}")
-SPEAKS_NOT = translatable("{version} is not spoken at {addresses}")
 
 
 def spoken(fact: TlsProtocols, version: str) -> bool | None:
@@ -146,7 +145,8 @@ def tls_1_1(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
 def tls_no_1_2(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
     """The server turns down TLS 1.2 and 1.3. One of TLS 1.3 only is fine: what it leaves out is old."""
     without = [fact for fact in protocols if spoken(fact, "TLSv1.2") is False and spoken(fact, "TLSv1.3") is False]
-    items = [Item("TLSv1.2", SPEAKS_NOT, {"version": "TLSv1.2", "addresses": listed(without)})] if without else []
+    text = translatable("neither TLS 1.2 nor TLS 1.3 is spoken at {addresses}")
+    items = [Item("TLSv1.2", text, {"addresses": listed(without)})] if without else []
     # Either of the two settles it.
     unsure = Facts(
         [known for known in protocols.known if not (spoken(known.fact, "TLSv1.2") or spoken(known.fact, "TLSv1.3"))],
@@ -172,7 +172,8 @@ def tls_no_1_2(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
 def tls_no_1_3(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
     """The server turns down TLS 1.3."""
     without = [fact for fact in protocols if spoken(fact, "TLSv1.3") is False]
-    items = [Item("TLSv1.3", SPEAKS_NOT, {"version": "TLSv1.3", "addresses": listed(without)})] if without else []
+    text = translatable("TLS 1.3 is not spoken at {addresses}")
+    items = [Item("TLSv1.3", text, {"addresses": listed(without)})] if without else []
     return verdict(items, unknown=_version_gap(protocols, "TLSv1.3"))
 
 

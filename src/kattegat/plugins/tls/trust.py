@@ -117,6 +117,15 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     return True
 
 
+def _broken_hash(certificate: x509.Certificate) -> str:
+    """The name of the hash function of its signature if nobody accepts that any more, or ""."""
+    try:
+        digest = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return ""
+    return {"sha1": "SHA-1", "md5": "MD5"}.get(digest.name, "") if digest else ""
+
+
 def _top(leaf: x509.Certificate, rest: list[x509.Certificate]) -> x509.Certificate:
     """The last certificate that the sent ones lead to from the leaf."""
     current, left = leaf, list(rest)
@@ -180,6 +189,13 @@ def _explain(
         return ChainVerdict("expired", f"The certificate expired on {facts.not_after:%Y-%m-%d}.")
     if facts.not_before and facts.not_before > at:
         return ChainVerdict("not-yet-valid", f"The certificate is valid from {facts.not_before:%Y-%m-%d} only.")
+    for certificate in (leaf, *rest):
+        name, digest = certificate.subject.rfc4514_string(), _broken_hash(certificate)
+        if digest and certificate.issuer != certificate.subject:
+            # Its signature can't be checked at all, so who issued it is an open question.
+            return ChainVerdict(
+                "invalid", f"The certificate {name} is signed with {digest}, which is no longer trusted."
+            )
     top = _top(leaf, rest)
     if top.issuer == top.subject:
         if not any(_issued(top, root) for root in roots):
