@@ -139,10 +139,16 @@ _DERIVE = """
               UNION ALL SELECT organisation_id, id, CAST(0 AS smallint) FROM low) every
         GROUP BY organisation_id, id
     )
-    UPDATE asset a SET clearance = d.level
+    SELECT d.organisation_id, d.id, d.level
     FROM derived d
-    WHERE a.organisation_id = d.organisation_id AND a.id = d.id AND a.clearance <> d.level
-    RETURNING a.organisation_id, a.id
+    CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = d.organisation_id AND a.id = d.id
+                                              AND a.clearance <> d.level OFFSET 0) a
+"""
+_UPDATE = """
+    UPDATE asset a SET clearance = d.level
+    FROM unnest(CAST(:organisations AS bigint[]), CAST(:assets AS bigint[]), CAST(:levels AS smallint[]))
+         AS d(organisation_id, id, level)
+    WHERE a.organisation_id = d.organisation_id AND a.id = d.id
 """
 _RECOMPUTE = """
     WITH RECURSIVE flow AS MATERIALIZED (
@@ -186,9 +192,11 @@ _RECOMPUTE = """
 def derive(connection: Connection, links: dict[str, object], nodes: dict[str, object]) -> set[tuple[int, int]]:
     """Brings clearance up to date after presence; the parameters are those of `presence.derive`.
 
-    `nodes` are the assets whose presence or declaration changed. Gives those whose clearance did. One statement.
+    `nodes` are the assets whose presence or declaration changed. Gives those whose clearance did. Two statements.
     """
-    rows = connection.execute(text(_DERIVE), links | nodes | _flow())
+    rows = connection.execute(text(_DERIVE), links | nodes | _flow()).all()
+    updates = {"organisations": [row[0] for row in rows], "assets": [row[1] for row in rows]}
+    connection.execute(text(_UPDATE), updates | {"levels": [row[2] for row in rows]})
     return {(row[0], row[1]) for row in rows}
 
 
