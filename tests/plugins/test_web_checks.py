@@ -455,6 +455,29 @@ def test_security_txt_invalid() -> None:
     assert outcome(run(name, HTTP, facts(plain))) == ["http"]
 
 
+# --- several vantages ------------------------------------------------------------------------------------------------
+
+
+def seen(*found: tuple[str, Fact]) -> Facts[Any]:
+    return Facts([Known(HTTPS, fact, "", "http", vantage, NOW) for vantage, fact in found])
+
+
+def test_what_is_wrong_from_any_vantage_is_wrong() -> None:
+    pages = seen(("inside", response()), ("internet", response()))
+    policy = headers(Content_Security_Policy=CSP)
+    # Whichever was scanned last, so that the verdict does not go to and fro.
+    for order in (("inside", "internet"), ("internet", "inside")):
+        sent = seen((order[0], policy), (order[1], headers(Server="x")))
+        assert outcome(run("csp-missing", HTTPS, pages, sent)) == ["csp"]
+    assert outcome(run("csp-missing", HTTPS, pages, seen(("inside", policy), ("internet", policy)))) == "pass"
+    broken = seen(("inside", response()), ("internet", BROKEN))
+    both = seen(("inside", policy), ("internet", policy))
+    assert outcome(run("csp-missing", HTTPS, broken, both)) == "the site answered 503"
+    soon, late = contact(expires=NOW + timedelta(days=1)), contact(expires=NOW + timedelta(days=90))
+    verdict = run("security-txt-expired", HTTPS, seen(("inside", late), ("internet", soon)))
+    assert verdict == Pass(until=NOW + timedelta(days=1))
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kattegat.model.evidence import Evidence, Part
-from kattegat.plugin import Asset, Found, Hostname, HttpReply, IPAddress, NotMeasured, Website
+from kattegat.plugin import Asset, Fact, Found, Hostname, HttpReply, IPAddress, NotMeasured, Website
 from kattegat.plugins import web
 
 FOLDER = Path(__file__).parent / "recorded" / "web"
@@ -275,6 +275,17 @@ def test_an_error_of_the_server_does_not_say_that_there_is_no_file(status: int) 
 )
 def test_sites_that_are_asked_for_security_txt(origin: str, applies: bool) -> None:
     assert web.SecurityTxtScanner.__scanner__.applies(site(origin)) == applies  # type: ignore[attr-defined]
+
+
+def test_facts_are_read_back_from_json_as_they_were() -> None:
+    kinds: set[str] = set()
+    for name, asset in SCANS:
+        for entry in parsed(name, asset):
+            if isinstance(entry, Found):
+                kinds.add(entry.fact.kind)
+                value = msgspec.json.decode(msgspec.json.encode(entry.fact))
+                assert msgspec.convert(value, type=type(entry.fact)) == entry.fact
+    assert kinds == {kind.kind for kind in vars(web).values() if isinstance(kind, type) and issubclass(kind, Fact)}
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------

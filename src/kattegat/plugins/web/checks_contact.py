@@ -73,12 +73,13 @@ def _expires(context: Context, facts: Facts[SecurityTxt]) -> datetime | None:
     reference=_REFERENCE,
     openkat=["KAT-NO-SECURITY-TXT"],
 )  # fmt: skip
+@judged.per_vantage
 def security_txt_missing(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
     found = facts.one
     if found is None or found.found:
         return Pass()
     text = translatable("/.well-known/security.txt gives no such file (status {status}).")
-    return verdict([judged.one("missing", text, status=found.status)])
+    return verdict([judged.item("missing", text, status=found.status)])
 
 
 @check(
@@ -88,13 +89,16 @@ def security_txt_missing(context: Context, facts: Facts[SecurityTxt]) -> Verdict
     fix=translatable("Check that what it says is still true, and give it a new Expires, at most a year ahead."),
     reference=f"{_REFERENCE}#section-2.5.5",
 )  # fmt: skip
+@judged.per_vantage
 def security_txt_expired(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
     expires = _expires(context, facts)
     if expires is None:
         return Pass()
     if expires > context.now:
         return Pass(until=expires)
-    return verdict([judged.one("expired", translatable("It expired at {time} UTC."), time=f"{expires:%Y-%m-%d %H:%M}")])
+    return verdict(
+        [judged.item("expired", translatable("It expired at {time} UTC."), time=f"{expires:%Y-%m-%d %H:%M}")]
+    )
 
 
 @check(
@@ -106,6 +110,7 @@ def security_txt_expired(context: Context, facts: Facts[SecurityTxt]) -> Verdict
     reference=f"{_REFERENCE}#section-2.5.5",
     options=[Option("days", 14, "How many days before the end it is told.")],
 )  # fmt: skip
+@judged.per_vantage
 def security_txt_expires_soon(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
     expires = _expires(context, facts)
     if expires is None or expires <= context.now:
@@ -114,7 +119,7 @@ def security_txt_expires_soon(context: Context, facts: Facts[SecurityTxt]) -> Ve
     if from_then > context.now:
         return Pass(until=from_then)
     text = translatable("It expires at {time} UTC.")
-    return verdict([judged.one("soon", text, time=f"{expires:%Y-%m-%d %H:%M}")], until=expires)
+    return verdict([judged.item("soon", text, time=f"{expires:%Y-%m-%d %H:%M}")], until=expires)
 
 
 @check(
@@ -125,6 +130,7 @@ def security_txt_expires_soon(context: Context, facts: Facts[SecurityTxt]) -> Ve
     reference=_REFERENCE,
     openkat=["KAT-INVALID-SECURITY-TXT", "KAT-BAD-FORMAT-SECURITY-TXT"],
 )  # fmt: skip
+@judged.per_vantage
 def security_txt_invalid(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
     fact = facts.one
     if fact is None or _judged_elsewhere(context, fact):
@@ -133,5 +139,5 @@ def security_txt_invalid(context: Context, facts: Facts[SecurityTxt]) -> Verdict
     for problem in fact.problems:
         # One item for a rule, however many lines break it: lines change more often than what is wrong with them.
         text = _TEXTS.get(problem.code, "{code} {detail}")
-        found.setdefault(problem.code, judged.one(problem.code, text, code=problem.code, detail=problem.detail))
+        found.setdefault(problem.code, judged.item(problem.code, text, code=problem.code, detail=problem.detail))
     return verdict(list(found.values()))

@@ -27,10 +27,15 @@ def _all(facts: Facts[Cookies]) -> dict[str, list[Cookie]]:
     fix=translatable("Give the cookie the Secure attribute."),
     reference="https://www.rfc-editor.org/rfc/rfc6265#section-5.2.5",
 )  # fmt: skip
+@judged.per_vantage
 def cookie_secure(context: Context, facts: Facts[Cookies]) -> Verdict:
     text = translatable("The cookie {name} has no Secure attribute.")
     return verdict(
-        [judged.one(name, text, name=name) for name, same in _all(facts).items() if any(not one.secure for one in same)]
+        [
+            judged.item(name, text, name=name)
+            for name, same in _all(facts).items()
+            if any(not one.secure for one in same)
+        ]
     )
 
 
@@ -41,11 +46,12 @@ def cookie_secure(context: Context, facts: Facts[Cookies]) -> Verdict:
     fix=translatable("Give cookies of sessions and log-ins the HttpOnly attribute."),
     reference="https://www.rfc-editor.org/rfc/rfc6265#section-5.2.6",
 )  # fmt: skip
+@judged.per_vantage
 def cookie_httponly(context: Context, facts: Facts[Cookies]) -> Verdict:
     text = translatable("The cookie {name} looks like that of a session and has no HttpOnly attribute.")
     return verdict(
         [
-            judged.one(name, text, name=name)
+            judged.item(name, text, name=name)
             for name, same in _all(facts).items()
             if any(cookies.is_session(one) and not one.http_only for one in same)
         ]
@@ -61,6 +67,7 @@ def cookie_httponly(context: Context, facts: Facts[Cookies]) -> Verdict:
     fix=translatable("Give the cookie SameSite=Lax or SameSite=Strict; SameSite=None needs Secure."),
     reference="https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#section-5.6.7",
 )  # fmt: skip
+@judged.per_vantage
 def cookie_samesite(context: Context, facts: Facts[Cookies]) -> Verdict:
     items: list[Item] = []
     for name, same in _all(facts).items():
@@ -73,7 +80,7 @@ def cookie_samesite(context: Context, facts: Facts[Cookies]) -> Verdict:
                 text = translatable("The cookie {name} has a SameSite attribute with a value that browsers don't know.")
             else:
                 continue
-            items.append(judged.one(name, text, name=name))
+            items.append(judged.item(name, text, name=name))
             break
     return verdict(items)
 
@@ -95,10 +102,11 @@ _PREFIX_TEXTS = {
     fix=translatable("__Secure- needs Secure; __Host- needs Secure, Path=/ and no Domain."),
     reference="https://datatracker.ietf.org/doc/html/draft-ietf-httpbis-rfc6265bis#section-4.1.3",
 )  # fmt: skip
+@judged.per_vantage
 def cookie_prefix(context: Context, facts: Facts[Cookies]) -> Verdict:
     items: list[Item] = []
     for name, same in _all(facts).items():
         problem = next((problem for cookie in same if (problem := cookies.prefix_problem(cookie))), "")
         if problem:
-            items.append(judged.one(name, _PREFIX_TEXTS[problem], name=name))
+            items.append(judged.item(name, _PREFIX_TEXTS[problem], name=name))
     return verdict(items)

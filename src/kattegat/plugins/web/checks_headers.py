@@ -51,6 +51,7 @@ _POLICIES = {
     reference="https://www.w3.org/TR/CSP3/",
     openkat=["KAT-NO-CSP"],
 )  # fmt: skip
+@judged.per_vantage
 def csp_missing(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
@@ -70,13 +71,14 @@ def csp_missing(context: Context, responses: Facts[HttpResponse], headers: Facts
     reference="https://www.w3.org/TR/CSP3/#security-considerations",
     openkat=["KAT-CSP-VULNERABILITIES"],
 )  # fmt: skip
+@judged.per_vantage
 def csp_weak(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
     elsewhere = not _frame_options_problem(judged.values(headers.one, "x-frame-options"))
     found = csp.weaknesses(judged.csp_of(response, headers.one), framing_elsewhere=elsewhere)
-    return verdict([judged.one(key, text, **told) for key, (text, told) in sorted(found.items())])
+    return verdict([judged.item(key, text, **told) for key, (text, told) in sorted(found.items())])
 
 
 @check(
@@ -93,6 +95,7 @@ def csp_weak(context: Context, responses: Facts[HttpResponse], headers: Facts[Ht
     ],
     openkat=["KAT-DISALLOWED-DOMAIN-IN-CSP"],
 )  # fmt: skip
+@judged.per_vantage
 def csp_disallowed_host(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
@@ -101,7 +104,7 @@ def csp_disallowed_host(context: Context, responses: Facts[HttpResponse], header
     if context.options.get("url_shorteners"):
         ruled_out |= SHORTENERS
     items = [
-        judged.one(f"{directive} {host}", translatable("{directive} allows {host}."), directive=directive, host=host)
+        judged.item(f"{directive} {host}", translatable("{directive} allows {host}."), directive=directive, host=host)
         for directive, host in csp.hosts(judged.csp_of(response, headers.one))
         if any(host == bad or host.endswith(f".{bad}") for bad in ruled_out)
     ]
@@ -116,6 +119,7 @@ def csp_disallowed_host(context: Context, responses: Facts[HttpResponse], header
     reference="https://fetch.spec.whatwg.org/#x-content-type-options-header",
     openkat=["KAT-NO-X-CONTENT-TYPE-OPTIONS"],
 )  # fmt: skip
+@judged.per_vantage
 def x_content_type_options(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     if (instead := judged.page(responses.one)) is not None:
         return instead
@@ -123,7 +127,9 @@ def x_content_type_options(context: Context, responses: Facts[HttpResponse], hea
     if not sent:
         return verdict([Item("missing", translatable("The header is missing."))])
     if sent[0].lower() != "nosniff":
-        return verdict([judged.one("value", translatable("Its value is {value}, which means nothing."), value=sent[0])])
+        return verdict(
+            [judged.item("value", translatable("Its value is {value}, which means nothing."), value=sent[0])]
+        )
     return Pass()
 
 
@@ -152,6 +158,7 @@ def _frame_options_problem(values: list[str]) -> str:
     reference="https://www.w3.org/TR/CSP3/#directive-frame-ancestors",
     openkat=["KAT-NO-X-FRAME-OPTIONS"],
 )  # fmt: skip
+@judged.per_vantage
 def frame_protection(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
@@ -182,6 +189,7 @@ def frame_protection(context: Context, responses: Facts[HttpResponse], headers: 
     reference="https://www.w3.org/TR/referrer-policy/",
     openkat=["KAT-NO-REFERRER-POLICY"],
 )  # fmt: skip
+@judged.per_vantage
 def referrer_policy(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
@@ -193,10 +201,10 @@ def referrer_policy(context: Context, responses: Facts[HttpResponse], headers: F
     # Of several the last that the browser knows counts (Referrer Policy section 8.1).
     known = [value.lower() for value in sent if value.lower() in _POLICIES]
     if not known:
-        return verdict([judged.one("value", translatable("{value} is no referrer policy."), value=sent[-1][:100])])
+        return verdict([judged.item("value", translatable("{value} is no referrer policy."), value=sent[-1][:100])])
     if not _POLICIES[known[-1]]:
         text = translatable("{value} tells other sites the whole address of the page.")
-        return verdict([judged.one("lax", text, value=known[-1])])
+        return verdict([judged.item("lax", text, value=known[-1])])
     return Pass()
 
 
@@ -211,6 +219,7 @@ def referrer_policy(context: Context, responses: Facts[HttpResponse], headers: F
     reference="https://www.w3.org/TR/permissions-policy/",
     openkat=["KAT-NO-PERMISSIONS-POLICY"],
 )  # fmt: skip
+@judged.per_vantage
 def permissions_policy(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     if (instead := judged.page(responses.one, documents=True)) is not None:
         return instead
@@ -230,11 +239,14 @@ def permissions_policy(context: Context, responses: Facts[HttpResponse], headers
     reference="https://www.rfc-editor.org/rfc/rfc9111#section-5.4",
     openkat=["KAT-NONSTANDARD-HEADERS"],
 )  # fmt: skip
+@judged.per_vantage
 def nonstandard_headers(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     if (instead := judged.page(responses.one)) is not None:
         return instead
     found = [name for name in NONSTANDARD if judged.values(headers.one, name)]
-    return verdict([judged.one(name, translatable("The response has the header {name}."), name=name) for name in found])
+    return verdict(
+        [judged.item(name, translatable("The response has the header {name}."), name=name) for name in found]
+    )
 
 
 @check(
@@ -247,6 +259,7 @@ def nonstandard_headers(context: Context, responses: Facts[HttpResponse], header
     ),
     reference="https://fetch.spec.whatwg.org/#cors-protocol-and-credentials",
 )  # fmt: skip
+@judged.per_vantage
 def cors_credentials(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
     if (instead := judged.page(responses.one)) is not None:
         return instead

@@ -45,6 +45,7 @@ UNSEEN = ("failed", "blocked", "elsewhere")
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-4.2.2",
     openkat=["KAT-HTTPS-NOT-AVAILABLE"],
 )  # fmt: skip
+@judged.per_vantage
 def no_https(context: Context, ports: Facts[WebPorts]) -> Verdict:
     http = sorted({port.address for port in ports if port.scheme == "http" and port.answers == "http"})
     https = {port.address for port in ports if port.scheme == "https" and port.answers}
@@ -57,7 +58,7 @@ def no_https(context: Context, ports: Facts[WebPorts]) -> Verdict:
     if not https and missing and not unsure:
         return verdict([Item("https", translatable("HTTP answers on port 80, and nothing speaks TLS on port 443."))])
     text = translatable("{address} answers HTTP on port 80, and does not speak TLS on port 443.")
-    items = [judged.one(address, text, address=address) for address in missing]
+    items = [judged.item(address, text, address=address) for address in missing]
     reason = unsure[0] if unsure else None
     if reason is None and not https and not missing:
         reason = "port 443 was not tried on the addresses that answer on port 80"
@@ -75,6 +76,7 @@ def no_https(context: Context, ports: Facts[WebPorts]) -> Verdict:
     reference="https://www.rfc-editor.org/rfc/rfc6797#section-7.2",
     openkat=["KAT-NO-HTTPS-REDIRECT"],
 )  # fmt: skip
+@judged.per_vantage
 def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -83,7 +85,7 @@ def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> 
         if response.leads_to.lower().startswith("https://"):
             return Pass()
         text = translatable("The site redirects to {url}, which is not HTTPS.")
-        return verdict([judged.one("redirect", text, url=response.leads_to)])
+        return verdict([judged.item("redirect", text, url=response.leads_to)])
     if response.stopped == "loop" or response.stopped == "limit":
         return verdict([Item("loop", translatable("The site redirects in circles over HTTP, never to HTTPS."))])
     if response.stopped:
@@ -91,7 +93,7 @@ def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> 
     if response.status >= 500:
         return Unknown(f"the site answered {response.status}")
     text = translatable("The site answers {status} over HTTP in place of a redirect.")
-    return verdict([judged.one("content", text, status=response.status)])
+    return verdict([judged.item("content", text, status=response.status)])
 
 
 @check(
@@ -107,6 +109,7 @@ def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> 
     ),
     reference="https://www.rfc-editor.org/rfc/rfc6797#section-7.2",
 )  # fmt: skip
+@judged.per_vantage
 def https_redirect_elsewhere(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response, site = responses.one, context.asset
     if response is None:
@@ -115,7 +118,7 @@ def https_redirect_elsewhere(context: Context, responses: Facts[HttpResponse]) -
     if target is None or target.scheme != "https" or not isinstance(site, Website) or target.host == site.host:
         return Pass()
     text = translatable("The first redirect leads to {origin}.")
-    return verdict([judged.one("other-host", text, origin=target.origin)])
+    return verdict([judged.item("other-host", text, origin=target.origin)])
 
 
 @check(
@@ -127,6 +130,7 @@ def https_redirect_elsewhere(context: Context, responses: Facts[HttpResponse]) -
     fix=translatable("Redirect to https:// addresses only."),
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-17.9",
 )  # fmt: skip
+@judged.per_vantage
 def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -137,7 +141,7 @@ def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verd
         if here is not None and there is not None and (here.scheme, there.scheme) == ("https", "http"):
             text = translatable("{origin} redirects to {url}.")
             key = f"{here.origin} {there.origin}"
-            items[key] = judged.one(key, text, origin=here.origin, url=hop.location)
+            items[key] = judged.item(key, text, origin=here.origin, url=hop.location)
     unknown = response.problem if response.stopped in UNSEEN else None
     return verdict(list(items.values()), unknown=unknown)
 
@@ -149,6 +153,7 @@ def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verd
     fix=translatable("Mend the redirects so that they end at a page; about 10 is the most that clients follow."),
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-15.4",
 )  # fmt: skip
+@judged.per_vantage
 def redirect_loop(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -156,12 +161,12 @@ def redirect_loop(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     last = response.hops[-1].location if response.hops else ""
     if response.stopped == "loop":
         return verdict(
-            [judged.one("loop", translatable("The redirect to {url} leads back to where the visitor was."), url=last)]
+            [judged.item("loop", translatable("The redirect to {url} leads back to where the visitor was."), url=last)]
         )
     if response.stopped == "limit":
         return verdict(
             [
-                judged.one(
+                judged.item(
                     "limit",
                     translatable("After {count} responses there is still another redirect."),
                     count=len(response.hops),
@@ -195,6 +200,7 @@ def _own_hsts(context: Context, response: HttpResponse) -> tuple[str, ...]:
     reference="https://www.rfc-editor.org/rfc/rfc6797#section-7.1",
     openkat=["KAT-NO-HSTS"],
 )  # fmt: skip
+@judged.per_vantage
 def hsts_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -215,6 +221,7 @@ def hsts_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     options=[Option("min_age", 31536000, "The least max-age, in seconds, that is long enough.")],
     openkat=["KAT-HSTS-VULNERABILITIES"],
 )  # fmt: skip
+@judged.per_vantage
 def hsts_weak(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -227,15 +234,15 @@ def hsts_weak(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     least = int(context.options.get("min_age", 31536000))
     if policy.max_age is None:
         text = translatable("Browsers ignore the header: {problem}.")
-        items.append(judged.one("malformed", text, problem=policy.problem))
+        items.append(judged.item("malformed", text, problem=policy.problem))
     elif policy.max_age == 0:
         items.append(Item("zero", translatable("max-age is 0, which tells browsers to forget HSTS.")))
     elif policy.max_age < least:
         text = translatable("max-age is {age} seconds, and {least} is the least.")
-        items.append(judged.one("short", text, age=policy.max_age, least=least))
+        items.append(judged.item("short", text, age=policy.max_age, least=least))
     if len(set(headers)) > 1:
         text = translatable("{count} different headers are sent; browsers take the first only.")
-        items.append(judged.one("several", text, count=len(headers)))
+        items.append(judged.item("several", text, count=len(headers)))
     return verdict(items)
 
 
@@ -249,6 +256,7 @@ def hsts_weak(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     reference="https://www.rfc-editor.org/rfc/rfc6797#section-14.4",
     openkat=["KAT-HSTS-VULNERABILITIES"],
 )  # fmt: skip
+@judged.per_vantage
 def hsts_subdomains(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:

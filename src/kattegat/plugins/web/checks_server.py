@@ -29,6 +29,7 @@ _APACHE = re.compile(r"\bApache/2\.4\.(49|50)(?![\d.])")
     ),
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-10.2.4",
 )  # fmt: skip
+@judged.per_vantage
 def server_version(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
     if headers.one is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -37,7 +38,7 @@ def server_version(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
         telling = [value for value in judged.values(headers.one, name) if _VERSION.search(value)]
         if telling:
             text = translatable("The header {name} says {value}.")
-            items.append(judged.one(name, text, name=name, value=", ".join(telling)[:200]))
+            items.append(judged.item(name, text, name=name, value=", ".join(telling)[:200]))
     return verdict(items)
 
 
@@ -52,6 +53,7 @@ def server_version(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
     reference="https://httpd.apache.org/security/vulnerabilities_24.html",
     openkat=["CVE-2021-41773"],
 )  # fmt: skip
+@judged.per_vantage
 def apache_path_traversal(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
     if headers.one is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -60,9 +62,9 @@ def apache_path_traversal(context: Context, headers: Facts[HttpHeaders]) -> Verd
     items = []
     # The mend in 2.4.50 was incomplete and has a number of its own; 2.4.49 has both faults.
     if "49" in found:
-        items.append(judged.one("CVE-2021-41773", text, patch=49))
+        items.append(judged.item("CVE-2021-41773", text, patch=49))
     if found:
-        items.append(judged.one("CVE-2021-42013", text, patch=int(min(found))))
+        items.append(judged.item("CVE-2021-42013", text, patch=int(min(found))))
     return verdict(items)
 
 
@@ -73,6 +75,7 @@ def apache_path_traversal(context: Context, headers: Facts[HttpHeaders]) -> Verd
     fix=translatable("Look into the server's log, and mend or take down the site."),
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-15.6",
 )  # fmt: skip
+@judged.per_vantage
 def site_error(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     response = responses.one
     if response is None:
@@ -80,7 +83,7 @@ def site_error(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     if response.status < 500:
         return Pass()
     return verdict(
-        [judged.one("error", translatable("{url} answers {status}."), url=response.url, status=response.status)]
+        [judged.item("error", translatable("{url} answers {status}."), url=response.url, status=response.status)]
     )
 
 
@@ -95,6 +98,7 @@ def site_error(context: Context, responses: Facts[HttpResponse]) -> Verdict:
     ),
     reference="https://www.rfc-editor.org/rfc/rfc9110#section-7.4",
 )  # fmt: skip
+@judged.per_vantage
 def address_differences(
     context: Context, responses: Facts[HttpResponse], differences: Facts[AddressDifferences]
 ) -> Verdict:
@@ -103,5 +107,5 @@ def address_differences(
     for difference in found.differences if found is not None else ():
         answers = "; ".join(f"{address}: {value or '-'}" for address, value in difference.answers)
         text = translatable("{what} differs ({answers}).")
-        items.append(judged.one(difference.what, text, what=difference.what, answers=answers[:500]))
+        items.append(judged.item(difference.what, text, what=difference.what, answers=answers[:500]))
     return verdict(items, unknown=differences.unmeasured[0] if differences.unmeasured else None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from kattegat.plugin import Facts, Item, Pass, Unknown, Verdict, Website, translatable
+from kattegat.plugin import Context, Facts, Fail, Item, Pass, Unknown, Verdict, Website, translatable, verdict
 from kattegat.plugins.web.csp import Policy, policies
 from kattegat.plugins.web.follow import is_address
 from kattegat.plugins.web.site import HttpHeaders, HttpResponse
@@ -13,6 +15,38 @@ from kattegat.plugins.web.site import HttpHeaders, HttpResponse
 _DOCUMENTS = ("text/html", "application/xhtml+xml", "image/svg+xml", "text/xml", "application/xml")
 
 RESPONSE_UNKNOWN = translatable("the site's front page has no recorded answer")
+
+
+def per_vantage(function: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """Judges what was seen from each vantage by itself, and fails for what is wrong from any of them.
+
+    Judging the facts that were confirmed last would make the verdict go to and fro with every scan where a site answers
+    one way inside a network and another way outside.
+    """
+
+    @functools.wraps(function)
+    def judge(context: Context, *facts: Facts[Any]) -> Verdict:
+        vantages = sorted({known.vantage for found in facts for known in found.known})
+        if len(vantages) < 2:
+            return function(context, *facts)
+        return together([function(context, *(_seen_from(found, vantage) for found in facts)) for vantage in vantages])
+
+    return judge
+
+
+def _seen_from(facts: Facts[Any], vantage: str) -> Facts[Any]:
+    return Facts([known for known in facts.known if known.vantage == vantage], facts.unmeasured, facts.linked)
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of several: fail with the items of all that fail; else unknown if one is; else pass."""
+    until = min((one.until for one in verdicts if one.until is not None), default=None)
+    items: dict[str, Item] = {}
+    for one in verdicts:
+        for item in one.items if isinstance(one, Fail) else ():
+            items.setdefault(item.key, item)
+    reason = next((one.reason for one in verdicts if isinstance(one, Unknown)), None)
+    return verdict(list(items.values()), until=until, unknown=reason)
 
 
 def page(response: HttpResponse | None, *, documents: bool = False) -> Verdict | None:
@@ -56,11 +90,6 @@ def csp_of(response: HttpResponse, headers: HttpHeaders | None) -> list[Policy]:
     return policies(values(headers, "content-security-policy"), meta)
 
 
-def both(response: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> tuple[HttpResponse | None, HttpHeaders | None]:
-    """The two facts that most checks of a website look at."""
-    return response.one, headers.one
-
-
 def on_https(site: Website) -> bool:
     """For checks of sites over TLS."""
     return site.scheme == "https"
@@ -76,6 +105,6 @@ def on_http_name(site: Website) -> bool:
     return site.scheme == "http" and not is_address(site.host)
 
 
-def one(key: str, text: str, **params: str | int) -> Item:
+def item(key: str, text: str, **params: str | int) -> Item:
     """An item with its parameters."""
     return Item(key, text, dict(params))
