@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from sqlalchemy import text
 
@@ -14,9 +16,12 @@ from kattegat.errors import KattegatError, UsageError
 from kattegat.registry import Registry
 from kattegat.settings import Settings
 from kattegat.store import migrate, server
-from kattegat.store.database import Database, open_database
+from kattegat.store.database import Database, DatabaseUnreachableError, open_database
 
 DEFAULT_ORGANISATION = "default"
+DATABASE_SECONDS = 60.0
+
+Result = TypeVar("Result")
 
 ORGANISATION = text("SELECT id FROM organisation WHERE code = :code")
 CODES = text("SELECT code FROM organisation ORDER BY code LIMIT 20")
@@ -48,6 +53,29 @@ class Install:
                 codes = ", ".join(connection.execute(CODES).scalars()) or "none yet: kat scan makes the first"
                 raise UsageError(f"There is no organisation {code!r}; there are: {codes}.")
         return int(number)
+
+    def revive(self) -> None:
+        """Starts the embedded server again if it has died; a given server is somebody else's to start."""
+        if not self.settings.database_url and server.status(self.settings.data_dir).state != server.State.RUNNING:
+            server.ensure(self.settings.data_dir)
+
+    def patiently(self, step: Callable[[], Result], *, waiting: Callable[[], None] = lambda: None) -> Result:
+        """Does a step that may be done twice; a database that goes away meanwhile is waited for, for a minute.
+
+        What is recorded is safe: a server that comes back finds everybody where they were.
+        """
+        end = 0.0
+        while True:
+            try:
+                return step()
+            except DatabaseUnreachableError:
+                end = end or time.monotonic() + DATABASE_SECONDS
+                if time.monotonic() > end:
+                    raise
+            waiting()
+            with suppress(KattegatError):
+                self.revive()
+            time.sleep(0.5)
 
     def live(self) -> set[str]:
         """The roles of the processes that have been heard from just now."""

@@ -9,9 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -32,6 +31,7 @@ from kattegat.model.verdict import SEVERITIES, rank
 from kattegat.reports import contents as report
 from kattegat.reports import page, terminal
 from kattegat.scheduler import dispatch, plan, scans
+from kattegat.store.database import DatabaseUnreachableError
 
 POLL_SECONDS = 0.25
 STUCK_SECONDS = 900.0
@@ -167,6 +167,37 @@ def perform(
     """Declares the targets, has them scanned, and puts the report together, also of a scan that was stopped."""
     by = actor()
     labels = [asset.key for asset in assets]
+    started = install.patiently(lambda: _start(install, by, code, assets, labels, clearance, allow, chosen))
+    stopped = ""
+    outcome: scans.Outcome = "complete"
+    try:
+        with processes(install, remarks) as supervisor:
+            stopped = _follow(install, remarks, supervisor, started)
+    except KeyboardInterrupt:
+        outcome, stopped = "stopped", "it was stopped; the same command again goes on where it ended"
+    except (ProcessesDiedError, DatabaseUnreachableError) as problem:
+        stopped = str(problem)
+    return install.patiently(lambda: _end(install, started, code, labels, chosen, outcome, stopped))
+
+
+class Started(NamedTuple):
+    """A scan under way: whose, of which assets, since when."""
+
+    organisation: int
+    ids: list[int]
+    scan: scans.Opened
+
+
+def _start(
+    install: Install,
+    by: str,
+    code: str,
+    assets: list[Asset],
+    labels: list[str],
+    clearance: int,
+    allow: list[str],
+    chosen: scans.Choice,
+) -> Started:
     with install.database.begin("kat_system") as connection:
         organisation = organisations.ensure(connection, code, actor=by).id
         if not consent.in_force(connection, organisation):
@@ -178,15 +209,19 @@ def perform(
         opened_scan = scans.open_(connection, organisation, labels, chosen, by, clearance=clearance)
         plan.plan(connection, organisation, None, install.registry, only=chosen.only, skip=chosen.skip)
         dispatch.request(connection, organisation, follow.sources(connection, organisation, ids), by)
-    stopped = ""
-    outcome: scans.Outcome = "complete"
-    try:
-        with processes(install, remarks) as supervisor:
-            stopped = _follow(install, remarks, supervisor, organisation, ids, opened_scan.started_at)
-    except KeyboardInterrupt:
-        outcome, stopped = "stopped", "it was stopped; the same command again goes on where it ended"
-    except ProcessesDiedError as problem:
-        stopped = str(problem)
+    return Started(organisation, ids, opened_scan)
+
+
+def _end(
+    install: Install,
+    started: Started,
+    code: str,
+    labels: list[str],
+    chosen: scans.Choice,
+    outcome: scans.Outcome,
+    stopped: str,
+) -> report.Contents:
+    organisation, ids, opened_scan = started
     with install.database.begin("kat_system") as connection:
         silent = follow.unmeasured(connection, organisation, ids)
         if silent and not stopped:
@@ -198,15 +233,13 @@ def perform(
         ended = scans.close(connection, organisation, opened_scan.id, outcome, stopped)
         described = report.Scan(opened_scan.id, organisation, code, labels, ids, opened_scan.started_at, ended, stopped)
         contents = report.build(connection, described, install.registry)
-        if install.live() and chosen != scans.Choice(None, ()):
+        if chosen != scans.Choice(None, ()) and install.live():
             # What this scan left out is watched again by the install that goes on running.
             plan.plan(connection, organisation, None, install.registry)
     return contents
 
 
-def _follow(
-    install: Install, remarks: Console, supervisor: Watcher, organisation: int, ids: list[int], since: datetime
-) -> str:
+def _follow(install: Install, remarks: Console, supervisor: Watcher, started: Started) -> str:
     """Shows progress until nothing is left to do; gives the reason if that does not come about."""
     columns = (
         SpinnerColumn(),
@@ -218,11 +251,17 @@ def _follow(
     progress = Progress(*columns, console=remarks)
     bar = progress.add_task("Scanning", total=None)
     moved, seen = time.monotonic(), (-1, -1, -1)
+
+    def look() -> follow.State:
+        supervisor.look()
+        with install.database.begin("kat_system") as connection:
+            return follow.state(connection, started.organisation, started.ids, started.scan.started_at)
+
     with Live(progress, console=remarks, refresh_per_second=5, transient=True):
         while True:
-            supervisor.look()
-            with install.database.begin("kat_system") as connection:
-                state = follow.state(connection, organisation, ids, since)
+            state = install.patiently(
+                look, waiting=lambda: progress.update(bar, description="Waiting for the database")
+            )
             doing = ", ".join(state.running[:2]) + (" …" if len(state.running) > 2 else "")
             progress.update(
                 bar, total=state.sources, completed=state.done, description=f"Scanning {terminal.safe(doing)[:60]:<60}"

@@ -73,6 +73,7 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
                     )
                 while not stopped:
                     supervisor.look(patience=1_000_000)
+                    install.revive()
                     time.sleep(0.5)
             finally:
                 supervisor.stop(lambda said: console.print(said, style="dim"))
