@@ -503,6 +503,18 @@ def test_sites_that_checks_apply_to(name: str, applies: set[str]) -> None:
     assert {origin for origin in origins if REGISTRY.check(name).applies(Website(origin))} == applies
 
 
+def test_a_check_applies_only_where_its_scanner_does() -> None:
+    """Else it would say for ever that nothing has been measured."""
+    assets = [Hostname(name) for name in ("a.test", "*.a.test", "_dmarc.a.test")]
+    origins = ("https://a.test", "http://a.test:8080", "https://192.0.2.1", "http://[::1]")
+    for name, spec in REGISTRY.checks.items():
+        for asset in (*assets, *map(Website, origins)):
+            if isinstance(asset, spec.about) and spec.applies(asset):
+                for need in spec.needs:
+                    scanners = REGISTRY.yielded_by[need.fact.kind]
+                    assert any(one.about is spec.about and one.applies(asset) for one in scanners), (name, asset)
+
+
 def test_every_check_is_tried_here_and_documented() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/plugins/web.md").read_text()
     text = Path(__file__).read_text()

@@ -17,7 +17,7 @@ from kattegat.plugin import (
     verdict,
 )
 from kattegat.plugins.web import follow, hsts, judged
-from kattegat.plugins.web.ports import WebPorts
+from kattegat.plugins.web.ports import WebPorts, visitable
 from kattegat.plugins.web.site import HttpResponse
 
 __all__ = [
@@ -36,7 +36,7 @@ UNSEEN = ("failed", "blocked", "elsewhere")
 
 
 @check(
-    "no-https", about=Hostname, needs=[WebPorts], severity="medium",
+    "no-https", about=Hostname, needs=[WebPorts], severity="medium", applies=visitable,
     title=translatable("The site is not available over HTTPS"),
     risk=translatable(
         "Visitors have no choice but plain HTTP: whoever is on the way reads and changes what they see and send."

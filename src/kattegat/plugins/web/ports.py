@@ -143,12 +143,12 @@ def _links(subject: Asset, host: str, address: IPAddress, fact: WebPorts | Addre
     return tuple(links)
 
 
-def _visitable(host: Hostname) -> bool:
+def visitable(host: Hostname) -> bool:
     """Not wildcards, and not the `_service` names that only the DNS uses (RFC 8552)."""
     return not host.name.startswith(("*", "_"))
 
 
-@scanner("websites", about=Hostname, clearance=1, every=days(1), yields=[WebPorts], applies=_visitable)
+@scanner("websites", about=Hostname, clearance=1, every=days(1), yields=[WebPorts], applies=visitable)
 class WebsitesScanner:
     """Visits a name like a browser: http on port 80 and https on port 443 of each of its addresses (at most 8)."""
 
