@@ -305,8 +305,12 @@ def test_what_may_not_run_any_more_is_refused_at_the_claim(
     consent(conn, organisation)
     plan(conn, organisation, [add_asset(WWW, 1)], registry)
     dispatch.dispatch(conn)
+    conn.execute(text("UPDATE consent SET until = now()"))
+    tasks = queue.claim(conn, ["scan"], "r", 9)
+    refused = job.build(conn, tasks, registry).refused
+    assert [(task.scanner, reason[:10]) for task, reason in refused] == [("sample-banner", "no consent")]
     conn.execute(text("UPDATE asset SET clearance = 0"))
-    built = job.build(conn, queue.claim(conn, ["scan"], "r", 9), registry)
+    built = job.build(conn, tasks, registry)
     assert [made.scanner for made in built.jobs] == ["sample-names"]
     assert [(task.scanner, reason) for task, reason in built.refused] == [("sample-banner", "clearance 0, needs 1")]
 

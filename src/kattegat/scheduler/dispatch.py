@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from kattegat.inventory import planning
 from kattegat.scheduler import queue
 from kattegat.scheduler.queue import NewTask, Returned
 
@@ -28,17 +29,20 @@ WAITING = text(
     ) AS waiting
     """
 )
+# The open tasks are few, and as a list they are looked up by hash whatever the statistics say.
 DUE = text(
     """
-    WITH front AS (
+    WITH open AS MATERIALIZED (
+      SELECT organisation_id, source_id FROM task
+      WHERE state IN ('queued', 'leased') AND kind IN ('scan', 'ingest') AND source_id IS NOT NULL
+        AND organisation_id IS NOT NULL
+    ), front AS (
       SELECT d.* FROM unnest(ARRAY[0, 50, 100]) AS p(priority) CROSS JOIN LATERAL (
         SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every FROM schedule h
         WHERE h.hold = '' AND h.priority = p.priority AND h.due_at <= now()
           AND (CAST(:organisations AS bigint[]) IS NULL OR h.organisation_id = ANY(CAST(:organisations AS bigint[])))
-          AND NOT EXISTS (
-            SELECT FROM task t WHERE t.organisation_id = h.organisation_id AND t.source_id = h.id
-              AND t.kind IN ('scan', 'ingest') AND t.state IN ('queued', 'leased'))
-        ORDER BY h.due_at, h.id LIMIT :most
+          AND (h.organisation_id, h.id) NOT IN (SELECT organisation_id, source_id FROM open)
+        ORDER BY h.due_at LIMIT :most
         FOR UPDATE OF h SKIP LOCKED
       ) AS d
     )
@@ -129,7 +133,8 @@ def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Colle
     if room <= 0:
         return []
     chosen = None if organisations is None else list(organisations)
-    found = conn.execute(DUE, {"most": room, "organisations": chosen}).all()
+    with planning.by_index(conn):
+        found = conn.execute(DUE, {"most": room, "organisations": chosen}).all()
     if not found:
         return []
     pushed = queue.push(

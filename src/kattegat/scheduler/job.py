@@ -14,12 +14,13 @@ from sqlalchemy import Connection, text
 
 from kattegat.accounts import settings
 from kattegat.errors import KattegatError
+from kattegat.inventory import planning
 from kattegat.model import assets, keys
 from kattegat.model.assets import Asset, IPAddress, Network, Service
 from kattegat.model.work import Job, KnownFact, Limits
 from kattegat.plugin import Option, ScannerSpec
 from kattegat.registry import Registry
-from kattegat.scheduler.plan import GONE
+from kattegat.scheduler.plan import GONE, NO_CONSENT
 from kattegat.scheduler.queue import Task
 
 Options = Callable[[Connection, int], Mapping[str, Any]]
@@ -28,7 +29,9 @@ AnyNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 SUBJECTS = text(
     """
-    SELECT r.task_id, o.code, s.asset_id, a.type, a.key, a.present, a.clearance, coalesce(h.hold, '') AS hold
+    SELECT r.task_id, o.code, s.asset_id, a.type, a.key, a.present, a.clearance, coalesce(h.hold, '') AS hold,
+           EXISTS (SELECT FROM consent c WHERE c.organisation_id = r.organisation_id AND c.revoked_at IS NULL
+                   AND c.granted_at <= now() AND (c.until IS NULL OR c.until > now())) AS consent
     FROM unnest(CAST(:tasks AS bigint[]), CAST(:organisations AS bigint[]), CAST(:sources AS bigint[]))
          AS r(task_id, organisation_id, source_id)
     JOIN organisation o ON o.id = r.organisation_id
@@ -205,6 +208,9 @@ def _refusal(task: Task, row: Any, spec: ScannerSpec | None) -> str:
         return GONE
     if row.clearance < spec.clearance:
         return f"clearance {row.clearance}, needs {spec.clearance}"
+    # A consent ends by time alone, with nobody there to plan anew.
+    if spec.clearance > 0 and not row.consent:
+        return NO_CONSENT
     return str(row.hold)
 
 
@@ -229,8 +235,9 @@ def _known(conn: Connection, asked: Sequence[tuple[Task, ScannerSpec, int]]) -> 
         "links": [need.link for _, need, _ in needs],
         "backwards": [need.backwards for _, need, _ in needs],
     }
-    for row in conn.execute(KNOWN, parameters):
-        found[row.task_id].append(KnownFact(*row[1:]))
+    with planning.by_index(conn):
+        for row in conn.execute(KNOWN, parameters).all():
+            found[row.task_id].append(KnownFact(*row[1:]))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, text
 
+from kattegat.inventory import planning
 from kattegat.model import assets
 from kattegat.plugin import ScannerSpec
 from kattegat.registry import Registry
@@ -21,12 +22,16 @@ NO_CONSENT = "no consent: nobody has recorded this organisation's permission to 
 NOT_CHOSEN = "skipped: not among the scanners that were chosen"
 SKIPPED = "skipped on request"
 
-ASSETS = text(
+# Two texts for some and for all, since a condition that may be left out is one that no index serves.
+ASSETS_ALL = text(
+    """
+    SELECT id, type, key, present, clearance FROM asset WHERE organisation_id = :organisation AND present ORDER BY id
+    """
+)
+ASSETS_SOME = text(
     """
     SELECT id, type, key, present, clearance FROM asset
-    WHERE organisation_id = :organisation AND present
-      AND (CAST(:ids AS bigint[]) IS NULL OR id = ANY(CAST(:ids AS bigint[])))
-    ORDER BY id
+    WHERE organisation_id = :organisation AND present AND id = ANY(CAST(:ids AS bigint[])) ORDER BY id
     """
 )
 STANDING = text(
@@ -62,8 +67,7 @@ SCHEDULES = text(
     """
 )
 # What has a schedule and is not to be scanned at all: the asset is gone, or the scanner is.
-OUT = text(
-    """
+OUT = """
     UPDATE schedule h SET hold = o.hold
     FROM (
       SELECT s.id, CASE
@@ -71,15 +75,15 @@ OUT = text(
           WHEN s.scanner <> ALL (CAST(:installed AS text[])) THEN 'scanner ' || s.scanner || ' is not installed'
           ELSE s.scanner || ' does not apply to this asset' END AS hold
       FROM source s JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
-      WHERE s.organisation_id = :organisation AND s.kind = 'scanner' AND s.vantage = :vantage
-        AND (CAST(:ids AS bigint[]) IS NULL OR s.asset_id = ANY(CAST(:ids AS bigint[])))
-        AND NOT EXISTS (
-          SELECT FROM unnest(CAST(:scanners AS text[]), CAST(:assets AS bigint[])) AS r(scanner, asset_id)
-          WHERE r.scanner = s.scanner AND r.asset_id = s.asset_id)
+      WHERE s.organisation_id = :organisation AND s.kind = 'scanner' AND s.vantage = :vantage {some}
+        AND (s.scanner, s.asset_id) NOT IN (
+          SELECT r.scanner, r.asset_id FROM unnest(CAST(:scanners AS text[]), CAST(:assets AS bigint[]))
+            AS r(scanner, asset_id))
     ) AS o
     WHERE h.organisation_id = :organisation AND h.id = o.id AND h.hold <> o.hold
     """
-)
+OUT_ALL = text(OUT.format(some=""))
+OUT_SOME = text(OUT.format(some="AND s.asset_id = ANY(CAST(:ids AS bigint[]))"))
 # A need leads from the changed asset back to the scanner's subject. A task that is still queued reads the facts when
 # it is claimed, so it comes late enough by itself.
 DUE = text(
@@ -160,7 +164,6 @@ def plan(
     only: Collection[str] | None = None,
     skip: Collection[str] = (),
     vantage: str = "internet",
-    needs_consent: bool = True,
 ) -> Planned:
     """Gives these assets (None: all of the organisation) their sources and schedules; five statements.
 
@@ -171,12 +174,12 @@ def plan(
     if ids == []:
         return Planned(0, 0, 0)
     chosen = {"organisation": organisation_id, "ids": ids, "vantage": vantage}
-    standing = _standing(conn, organisation_id, needs_consent)
+    standing = _standing(conn, organisation_id)
     rows: list[tuple[str, int, timedelta, str]] = []
     by_type: dict[str, list[ScannerSpec]] = {}
     for spec in registry.scanners.values():
         by_type.setdefault(spec.about.type, []).append(spec)
-    for row in conn.execute(ASSETS, chosen):
+    for row in conn.execute(ASSETS_ALL if ids is None else ASSETS_SOME, chosen):
         subject = assets.parse(row.type, row.key)
         rows += [
             (spec.name, row.id, spec.every, _hold(spec, row, standing, only, skip))
@@ -194,7 +197,7 @@ def plan(
     }
     new = conn.execute(SOURCES, parameters).rowcount
     conn.execute(SCHEDULES, parameters)
-    conn.execute(OUT, parameters)
+    conn.execute(OUT_ALL if ids is None else OUT_SOME, parameters)
     return Planned(len(rows), new, sum(1 for row in rows if row[3]))
 
 
@@ -237,7 +240,8 @@ def due_for_changes(
         "touched": touched,
         "since": since or datetime.max.replace(tzinfo=UTC),
     }
-    return sorted(conn.execute(DUE, parameters).scalars())
+    with planning.by_index(conn):
+        return sorted(conn.execute(DUE, parameters).scalars())
 
 
 def tools_changed(conn: Connection, registry: Registry) -> int:
@@ -245,7 +249,7 @@ def tools_changed(conn: Connection, registry: Registry) -> int:
 
     To be called when a runner says that it has other tools than before.
     """
-    tools = _standing(conn, 0, False).tools
+    tools = _standing(conn, 0).tools
     specs = [spec for spec in registry.scanners.values() if spec.tool]
     if not specs or tools is None:
         return 0
@@ -257,9 +261,9 @@ def tools_changed(conn: Connection, registry: Registry) -> int:
     return conn.execute(TOOLS, parameters).rowcount
 
 
-def _standing(conn: Connection, organisation_id: int, needs_consent: bool) -> _Standing:
+def _standing(conn: Connection, organisation_id: int) -> _Standing:
     row = conn.execute(STANDING, {"organisation": organisation_id}).one()
-    return _Standing(row.consent or not needs_consent, frozenset(row.tools) if row.runners else None)
+    return _Standing(row.consent, frozenset(row.tools) if row.runners else None)
 
 
 def _missing(spec: ScannerSpec) -> str:

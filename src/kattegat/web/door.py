@@ -139,8 +139,13 @@ class Door:
         """Prolongs leases and names those that are lost."""
         if len(message.leases) > MAXIMUM_LEASES:
             raise RequestError(400, "bad_request", f"A heartbeat holds at most {MAXIMUM_LEASES} leases.")
-        possible = [lease for lease in message.leases if lease[0] in BIGINT and lease[1] in BIGINT]
-        odd = [lease[0] for lease in message.leases if lease not in possible]
+        possible: list[tuple[int, int]] = []
+        odd: list[int] = []
+        for lease in message.leases:
+            if lease[0] in BIGINT and lease[1] in BIGINT:
+                possible.append(lease)
+            else:
+                odd.append(lease[0])
         with self._database.begin("kat_system") as conn:
             runners.seen(conn, runner)
             return Leases([*queue.heartbeat(conn, possible, lease_seconds=LEASE_SECONDS), *odd])
