@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,8 +175,7 @@ def test_a_question_without_an_answer_leaves_only_its_part_unmeasured(
     assert set(said) == set(whole) | unmeasured
     # SPF's mx asks for the MX records too.
     changed = unmeasured | ({("SpfPolicy", "")} if question == "MX good.test" else set())
-    asked = {("DkimSelectors", "")} if "_domainkey" in question else set()
-    for place in set(whole) - changed - asked:
+    for place in set(whole) - changed:
         assert said[place] == whole[place]
 
 
@@ -386,7 +384,7 @@ def _without_notes(part: Part, data: st.DataObject) -> Part:
     return Part(part.name, part.content, notes)
 
 
-@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"[1, null]", b"\xff", json.dumps(["a"] * 3).encode()])
+@pytest.mark.parametrize("content", [b"", b"null", b"{}", b"[1, null]", b"\xff", b"[" * 100_000])
 def test_a_list_of_selectors_that_is_none(content: bytes) -> None:
     kept = [part for part in recorded("lame.test").parts if part.name != "selectors"]
     said = parse("lame.test", Evidence((*kept, Part("selectors", content))))

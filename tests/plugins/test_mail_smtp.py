@@ -31,7 +31,7 @@ from kattegat.plugins.dns.records import DnsRecords
 from kattegat.plugins.exchange import Exchange, Step
 from kattegat.plugins.mail import SmtpBannerScanner
 from kattegat.plugins.mail.facts import MailExchange, MailHost
-from kattegat.plugins.mail.smtp import is_mail_server
+from kattegat.plugins.mail.smtp import is_mail_server, steady
 from kattegat.plugins.mail.smtp_wire import Answer, ReplyReader, Session, open_session, parse_reply, read_session
 
 RECORDED = Path(__file__).parent / "recorded" / "mail"
@@ -76,6 +76,37 @@ def test_a_server_without_starttls() -> None:
 
 def test_a_host_that_is_no_mail_server() -> None:
     assert recorded("www.good.test") == []
+
+
+@pytest.mark.parametrize(
+    ("banner", "expected"),
+    [
+        ("mail.bad.test ESMTP Postfix 3.1.0", "mail.bad.test ESMTP Postfix 3.1.0"),
+        ("mx1234567890.example.org ESMTP", "mx1234567890.example.org ESMTP"),
+        ("mx ESMTP Exim 4.96 Sun, 22 Nov 2026 13:25:30 +0000", "mx ESMTP Exim 4.96 (varies)"),
+        (
+            "mx ESMTP Sendmail 8.17.1/8.17.1; Sun, 2 Nov 2026 13:25:30 GMT",
+            "mx ESMTP Sendmail 8.17.1/8.17.1; (varies) GMT",
+        ),
+        ("mx ready at 2026-11-22T13:25:30Z", "mx ready at (varies)"),
+        ("mx Sun Nov  2 13:25:30 2026", "mx (varies)"),
+        ("mx ESMTP af79cd13be357-7b2dsi12qka.45 - gsmtp", "mx ESMTP (varies) - gsmtp"),
+        ("mx ready [08DE29A1B2C3D4E5]", "mx ready (varies)"),
+        (
+            "mx Microsoft ESMTP MAIL Service, Version: 10.0.14393.2608 ready",
+            "mx Microsoft ESMTP MAIL Service, Version: 10.0.14393.2608 ready",
+        ),
+        ("", ""),
+        ("mx", "mx"),
+    ],
+)
+def test_what_varies_with_every_visit_is_left_out_of_a_banner(banner: str, expected: str) -> None:
+    assert steady(banner) == expected
+
+
+@given(st.text())
+def test_a_banner_made_steady_stays_as_it_is(banner: str) -> None:
+    assert steady(steady(banner)) == steady(banner)
 
 
 # --- whom to connect to ----------------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ class DkimSelectors(Fact, about=Hostname):
     """What the DNS shows of a domain's DKIM selectors, which it has no list of.
 
     `exists`: whether there is a name below `_domainkey`: when not, there is no selector at all (RFC 8020). `asked`: the
-    selectors that were tried and looked up.
+    selectors that were tried; those that got no answer are not measured.
     """
 
     exists: bool
@@ -168,9 +168,10 @@ class SmtpCertificate(msgspec.Struct, frozen=True):
 class SmtpGreeting(Fact, about=Hostname):
     """What one address of a mail server says on port 25 (RFC 5321 section 4.2). Item: the address.
 
-    `banner`: the text behind the code 220. `extensions`: the lines of its answer to EHLO behind the first. `starttls`:
-    whether it offers STARTTLS (RFC 3207). `tls_problem`: why no certificate was read though STARTTLS is offered, or "".
-    `tls_version`, `cipher_suite`: what a handshake of today agrees on, "" for none. `chain`: leaf first.
+    `banner`: the text behind the code 220, with "(varies)" for times and identifiers. `extensions`: the lines of its
+    answer to EHLO behind the first. `starttls`: whether it offers STARTTLS (RFC 3207). `tls_problem`: why no
+    certificate was read though STARTTLS is offered, or "". `tls_version`, `cipher_suite`: what a handshake of today
+    agrees on, "" for none. `chain`: leaf first.
     """
 
     address: str

@@ -221,13 +221,12 @@ def _dmarc(host: Hostname, readings: Mapping[Key, Reading]) -> Finding:
 def _dkim(host: Hostname, readings: Mapping[Key, Reading], selectors: list[str]) -> Finding:
     above = f"_domainkey.{host.name}"
     found = False
-    asked: list[str] = []
-    for selector in dict.fromkeys(selectors):
+    asked = list(dict.fromkeys(selectors))
+    for selector in asked:
         key = (f"{selector}.{above}", "TXT")
         if problem := _problem(readings, key):
             yield NotMeasured("DkimKeys", problem, selector, host)
             continue
-        asked.append(selector)
         records = dkim.select_records(readings[key].texts)
         if records:
             found = True

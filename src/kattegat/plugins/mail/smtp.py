@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Generator, Iterator
 from typing import Any, TypeVar
 
@@ -38,6 +39,14 @@ __all__ = ["SmtpBannerScanner"]
 
 PORT = 25
 MOST_ADDRESSES = 4
+
+VARIES = "(varies)"
+_DATE = re.compile(
+    r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4}(?: \d\d:\d\d(?::\d\d)?)?(?: [+-]\d{4})?(?: \([A-Z]{1,5}\))?"
+    r"|\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"|[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: [A-Z]{1,5})? \d{4}"
+)
+_IDENTIFIER = re.compile(r"[\[(<]?[A-Za-z0-9_.:=-]{12,}[\])>]?|[0-9]{7,}")
 
 T = TypeVar("T")
 
@@ -229,6 +238,21 @@ def _handshake(part: Part | None) -> Handshake | None:
     return analyse_certificate(exchange.decode(part.content)) if part is not None else None
 
 
+def steady(banner: str) -> str:
+    """The banner without what is another at every visit: dates, times, identifiers of the session. The evidence has
+    them; as a fact they would look like a change of the server every day.
+    """
+    first, space, rest = banner.partition(" ")
+    words = _DATE.sub(VARIES, rest).split(" ")
+    return first + space + " ".join(VARIES if _identifies(word) else word for word in words)
+
+
+def _identifies(word: str) -> bool:
+    digits = sum(letter in "0123456789" for letter in word)
+    mixed = digits >= 3 and any(letter.isalpha() for letter in word)
+    return (mixed or word.isdigit()) and _IDENTIFIER.fullmatch(word) is not None
+
+
 def _greeting(address: str, session: Session, handshake: Handshake | None) -> SmtpGreeting:
     problem = session.refusal
     if session.starttls and not problem:
@@ -239,7 +263,7 @@ def _greeting(address: str, session: Session, handshake: Handshake | None) -> Sm
     done = handshake or Handshake()
     return SmtpGreeting(
         address=address,
-        banner=session.banner,
+        banner=steady(session.banner),
         extensions=list(session.extensions),
         starttls=session.starttls,
         tls_problem=problem,
