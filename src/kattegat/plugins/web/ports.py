@@ -22,6 +22,7 @@ from kattegat.plugin import (
     Website,
     days,
     scanner,
+    via,
 )
 from kattegat.plugins.web import follow
 
@@ -179,11 +180,24 @@ def _texts(value: object) -> Sequence[str]:
     return [str(entry) for entry in value] if isinstance(value, list | tuple) else []
 
 
-@scanner("address-websites", about=IPAddress, clearance=1, every=days(1), yields=[AddressWebPorts])
+@scanner(
+    "address-websites",
+    about=IPAddress,
+    clearance=1,
+    every=days(1),
+    yields=[AddressWebPorts],
+    uses=[via("resolves_to", WebPorts, backwards=True)],
+)
 class AddressWebsitesScanner:
-    """Visits an address itself like a browser: http on port 80 and https on port 443, no name given."""
+    """Visits an address that no scanned name leads to: http on port 80 and https on port 443, no name given.
+
+    Where names lead to it, its websites are scanned by their names: the same pages judged twice would be noise.
+    """
 
     async def fetch(self, address: IPAddress, net: Net) -> Evidence:
+        names = sorted({known.asset.key for known in net.known.get("WebPorts", ())})
+        if names:
+            return Evidence((Part("named", b"", {"names": names}),))
         return Evidence(tuple(await _look(net, address.address, address.address)))
 
     def parse(self, address: IPAddress, evidence: Evidence) -> Iterator[Found | NotMeasured]:
