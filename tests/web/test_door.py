@@ -234,6 +234,22 @@ def test_what_may_not_be_scanned_any_more_is_cancelled_at_the_door(site: Site) -
         )
 
 
+def test_a_result_waits_while_evidence_can_not_be_stored(site: Site, tmp_path: Path) -> None:
+    (job,) = site.claim().jobs
+    result = a_result(job.task_id, job.lease_token)
+    folder = tmp_path / "evidence"
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_text("in the way, as a full disk would be")
+    answer = site.send("hand-in", result)
+    assert error(answer) == (503, "unavailable")
+    with site.database.begin("kat_system") as conn:
+        assert listing.counts(conn) == {("scan", "leased"): 1}
+        assert conn.execute(text("SELECT count(*) FROM evidence")).scalar_one() == 0
+    folder.unlink()
+    (tmp_path / "elsewhere").rename(folder)
+    assert site.hand_in(result) == Receipt(True)
+
+
 def test_too_large_a_body_is_refused_unread(site: Site) -> None:
     assert error(site.send("claim", b"x" * (1024 * 1024 + 1))) == (413, "too_large")
     # Nobody without a token is listened to for so long.

@@ -10,10 +10,12 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import structlog
 from sqlalchemy import Connection, Row, text
 
 from kattegat.inventory import planning
 from kattegat.model import assets
+from kattegat.model.assets import Asset
 from kattegat.plugin import ScannerSpec
 from kattegat.registry import Registry
 
@@ -139,6 +141,9 @@ TOOLS = text(
 )
 
 
+log = structlog.get_logger()
+
+
 class Planned(NamedTuple):
     """How many sources an organisation's assets have now, how many are new, and how many are held."""
 
@@ -180,11 +185,13 @@ def plan(
     for spec in registry.scanners.values():
         by_type.setdefault(spec.about.type, []).append(spec)
     for row in conn.execute(ASSETS_ALL if ids is None else ASSETS_SOME, chosen):
+        if row.type not in by_type:
+            continue
         subject = assets.parse(row.type, row.key)
         rows += [
             (spec.name, row.id, spec.every, _hold(spec, row, standing, only, skip))
-            for spec in by_type.get(row.type, ())
-            if spec.applies(subject)
+            for spec in by_type[row.type]
+            if _applies(spec, subject)
         ]
     parameters: dict[str, Any] = {
         **chosen,
@@ -264,6 +271,15 @@ def tools_changed(conn: Connection, registry: Registry) -> int:
 def _standing(conn: Connection, organisation_id: int) -> _Standing:
     row = conn.execute(STANDING, {"organisation": organisation_id}).one()
     return _Standing(row.consent, frozenset(row.tools) if row.runners else None)
+
+
+def _applies(spec: ScannerSpec, subject: Asset) -> bool:
+    try:
+        return spec.applies(subject)
+    except Exception as problem:
+        # One plugin that is broken must not keep the others from being planned.
+        log.error("a scanner can't say whether it applies", scanner=spec.name, asset=str(subject), exc_info=problem)
+        return False
 
 
 def _missing(spec: ScannerSpec) -> str:

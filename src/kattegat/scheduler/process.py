@@ -83,15 +83,16 @@ class Scheduler:
 
     def tick(self) -> tuple[int, int]:
         """One round: (tasks taken back, scans queued)."""
-        if self._partitioned is None or time.monotonic() - self._partitioned > PARTITION_SECONDS:
-            with self._database.begin("kat_owner") as conn:
-                partition.ensure(conn)
-            self._partitioned = time.monotonic()
         with self._database.begin("kat_system") as conn:
             returned = queue.reap(conn)
             dispatch.settle(conn, returned)
         with self._database.begin("kat_system") as conn:
             sent = dispatch.dispatch(conn, holds=self._holds)
+        # Last, since they are made months ahead and nothing waits for them.
+        if self._partitioned is None or time.monotonic() - self._partitioned > PARTITION_SECONDS:
+            with self._database.begin("kat_owner") as conn:
+                partition.ensure(conn)
+            self._partitioned = time.monotonic()
         return len(returned), len(sent)
 
 
