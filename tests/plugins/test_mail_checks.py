@@ -78,7 +78,8 @@ def problem(code: str, term: str = "", domain: str = "example.org", detail: str 
 def dmarc(**fields: Any) -> DmarcPolicy:
     right: dict[str, Any] = {
         "domain": "example.org", "records": ["v=DMARC1; p=reject"], "policy": "reject", "subdomain_policy": "reject",
-        "percent": 100, "adkim": "r", "aspf": "r", "rua": ["mailto:a@example.org"], "ruf": [], "problems": [],
+        "percent": 100, "adkim": "r", "aspf": "r", "rua": ["mailto:a@example.org"], "ruf": [], "unwilling": [],
+        "problems": [],
     }  # fmt: skip
     return DmarcPolicy(**(right | fields))
 
@@ -275,10 +276,22 @@ WRONG_TAG = TagProblem("invalid-value", "p", "'oops' is not none, quarantine or 
         (mail.dmarc_no_reports, dmarc(), ""),
         (mail.dmarc_no_reports, dmarc(policy="", rua=[]), ""),
         (mail.dmarc_no_reports, dmarc(rua=[]), [("rua", "the record has no rua")]),
+        (mail.dmarc_reports_unwelcome, dmarc(), ""),
+        (
+            mail.dmarc_reports_unwelcome,
+            dmarc(unwilling=["reports.example"]),
+            [("reports.example", "reports.example does not say that it takes reports")],
+        ),
     ],
 )
 def test_dmarc(check: Callable[..., Verdict], fact: DmarcPolicy | None, expected: list[tuple[str, str]] | str) -> None:
     assert judge(check, fact) == expected
+
+
+def test_whether_a_domain_takes_reports_is_unknown_without_an_answer() -> None:
+    gap = f"reports.example: {SILENT}"
+    assert judge(mail.dmarc_reports_unwelcome, facts(dmarc(), unmeasured=(gap,))) == gap
+    assert judge(mail.dmarc_missing, facts(dmarc(), unmeasured=(gap,))) == ""
 
 
 YES, NO = DkimSelectors(exists=True, asked=["s1", "s2"]), DkimSelectors(exists=False, asked=["s1", "s2"])

@@ -306,6 +306,20 @@ def test_a_policy_of_dead_names_is_given_up() -> None:
     assert len(fact(parse("example.org", evidence), "SpfPolicy").unanswered) == 20
 
 
+def test_other_domains_are_asked_whether_they_take_reports() -> None:
+    to = "mailto:a@example.org,mailto:a@www.example.org,mailto:a@yes.example,mailto:a@no.example!10m"
+    zone = Zone(
+        ["example.org. A 192.0.2.1", f'_dmarc.example.org. TXT "v=DMARC1; p=none; rua={to}; ruf=mailto:a@dead.example"',
+         'example.org._report._dmarc.yes.example. TXT "v=DMARC1"'],
+        options={"selectors": []}, silent=["TXT example.org._report._dmarc.dead.example."],
+    )  # fmt: skip
+    said = parse("example.org", fetch("example.org", zone))
+    assert fact(said, "DmarcPolicy").unwilling == ["no.example"]
+    assert gaps(said) == {("DmarcPolicy", "dead.example"): SILENT}
+    asked = sorted(name for name, _ in zone.asked if "_report" in name)
+    assert asked == [f"example.org._report._dmarc.{domain}.example." for domain in ("dead", "no", "yes")]
+
+
 # --- what is hostile -------------------------------------------------------------------------------------------------
 
 

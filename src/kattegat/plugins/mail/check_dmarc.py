@@ -7,7 +7,7 @@ from kattegat.plugins.dns import message
 from kattegat.plugins.mail.facts import DmarcPolicy
 from kattegat.plugins.mail.judging import once, tag_items
 
-__all__ = ["dmarc_invalid", "dmarc_missing", "dmarc_no_reports", "dmarc_not_enforced"]
+__all__ = ["dmarc_invalid", "dmarc_missing", "dmarc_no_reports", "dmarc_not_enforced", "dmarc_reports_unwelcome"]
 
 
 @check(
@@ -91,3 +91,26 @@ def dmarc_no_reports(context: Context, policy: Facts[DmarcPolicy]) -> Verdict:
     """There is a policy that counts, and no rua."""
     silent = [fact for fact in policy if fact.policy and not fact.rua]
     return verdict([Item("rua", translatable("the record has no rua"))] if silent else [])
+
+
+@check(
+    "dmarc-reports-unwelcome",
+    about=Hostname,
+    needs=[DmarcPolicy],
+    severity="low",
+    title=translatable("DMARC reports are to go to a domain that does not take them"),
+    risk=translatable("Receivers send no reports there, so that nobody sees who forges the domain."),
+    fix=translatable(
+        "Have the other domain publish v=DMARC1 at the name below its _report._dmarc, or change rua and ruf."
+    ),
+    reference="RFC 7489 section 7.1",
+    applies=message.is_registrable,
+)
+def dmarc_reports_unwelcome(context: Context, policy: Facts[DmarcPolicy]) -> Verdict:
+    """rua or ruf has an address in another organisation's domain, and that domain has no record that allows it."""
+    items = [
+        Item(domain, translatable("{domain} does not say that it takes reports"), {"domain": domain})
+        for fact in policy
+        for domain in fact.unwilling
+    ]
+    return verdict(once(items), unknown=policy.unmeasured[0] if policy.unmeasured else None)

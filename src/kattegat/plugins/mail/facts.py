@@ -83,7 +83,8 @@ class DmarcPolicy(Fact, about=Hostname):
 
     `domain`: where it was found: the domain, or its organisational domain (section 6.6.3). `records`: the DMARC records
     there; other than one is no policy. `policy`, `subdomain_policy`: "none", "quarantine", "reject", or "" when there
-    is none that counts; `percent` of the mail that it is applied to. `rua`, `ruf`: where reports go.
+    is none that counts; `percent` of the mail that it is applied to. `rua`, `ruf`: where reports go. `unwilling`:
+    domains of these that are another's and don't say that they take reports on this one (section 7.1).
     """
 
     domain: str
@@ -95,6 +96,7 @@ class DmarcPolicy(Fact, about=Hostname):
     aspf: str
     rua: list[str]
     ruf: list[str]
+    unwilling: list[str]
     problems: list[TagProblem]
 
 

@@ -118,6 +118,11 @@ class Asker:
         """The evidence so far."""
         return tuple(self._parts.values())
 
+    @property
+    def readings(self) -> dict[Key, Reading]:
+        """What the replies so far say."""
+        return recorded(self.parts)
+
     async def ask(self, name: str, rdtype: str) -> Reading:
         """The answer to one question; a reply that did not come is a `Reading` with a problem."""
         return (await self.ask_all([(name, rdtype)]))[name, rdtype]

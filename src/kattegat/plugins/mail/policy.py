@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from kattegat.plugin import (
     Blocked,
@@ -38,6 +39,8 @@ SELECTORS = (
 )  # fmt: skip
 MOST_HOSTS = 20
 """Mail servers whose addresses are looked up; a domain has two or three."""
+MOST_DESTINATIONS = 10
+"""Domains that are asked whether they take reports; receivers need not send to more than two (RFC 7489 section 6.2)."""
 
 Finding = Iterator[Found | NotMeasured]
 
@@ -82,6 +85,7 @@ class MailPolicyScanner:
         organisational = message.registrable(name)
         if organisational and organisational != name and not dmarc.select_records(first[f"_dmarc.{name}", "TXT"].texts):
             await asker.ask(f"_dmarc.{organisational}", "TXT")
+        await asker.ask_all(_destinations(_dmarc_record(name, asker.readings)).values())
         await spf.run_async(spf.analyse(name), asker.answer)
         more: list[Part] = []
         if mta_sts.select_records(first[f"_mta-sts.{name}", "TXT"].texts):
@@ -186,35 +190,70 @@ def _mail_host(preference: int, exchange: str, readings: Mapping[Key, Reading]) 
     )
 
 
-def _dmarc(host: Hostname, readings: Mapping[Key, Reading]) -> Finding:
-    domains = dict.fromkeys([host.name, message.registrable(host.name) or host.name])
-    records: tuple[bytes, ...] = ()
-    domain = host.name
-    for domain in domains:
+class _Published(NamedTuple):
+    """Where DMARC records were looked for last, the records there, and why it isn't known, or ""."""
+
+    domain: str
+    records: tuple[bytes, ...]
+    problem: str = ""
+
+
+def _dmarc_record(name: str, readings: Mapping[Key, Reading]) -> _Published:
+    """The records of the domain; without any, those of its organisational domain (RFC 7489 section 6.6.3)."""
+    published = _Published(name, ())
+    for domain in dict.fromkeys([name, message.registrable(name) or name]):
         if problem := _problem(readings, (f"_dmarc.{domain}", "TXT")):
-            yield NotMeasured("DmarcPolicy", problem, about=host)
-            return
-        records = dmarc.select_records(readings[f"_dmarc.{domain}", "TXT"].texts)
-        if records:
+            return _Published(domain, (), problem)
+        published = _Published(domain, dmarc.select_records(readings[f"_dmarc.{domain}", "TXT"].texts))
+        if published.records:
             break
-    read = dmarc.parse(records[0]) if records else None
-    counts = read if read is not None and len(records) == 1 else None
+    return published
+
+
+def _destinations(published: _Published) -> dict[str, Key]:
+    """Other people's domains that reports are to go to, with the question whether they take them."""
+    if len(published.records) != 1:
+        return {}
+    read = dmarc.parse(published.records[0])
+    own = message.registrable(published.domain) or published.domain
+    others = {uri.domain for uri in (*read.rua, *read.ruf) if uri.domain and message.registrable(uri.domain) != own}
+    return {
+        other: (dmarc.external_report_name(published.domain, other), "TXT")
+        for other in sorted(other for other in others if other)[:MOST_DESTINATIONS]
+    }
+
+
+def _dmarc(host: Hostname, readings: Mapping[Key, Reading]) -> Finding:
+    published = _dmarc_record(host.name, readings)
+    if published.problem:
+        yield NotMeasured("DmarcPolicy", published.problem, about=host)
+        return
+    unwilling = []
+    for domain, key in _destinations(published).items():
+        if problem := _problem(readings, key):
+            yield NotMeasured("DmarcPolicy", problem, domain, host)
+        elif not dmarc.select_records(readings[key].texts):
+            unwilling.append(domain)
+    yield Found(host, _dmarc_fact(host.name, published, unwilling))
+
+
+def _dmarc_fact(name: str, published: _Published, unwilling: list[str]) -> facts.DmarcPolicy:
+    read = dmarc.parse(published.records[0]) if published.records else None
+    counts = read if read is not None and len(published.records) == 1 else None
     # For a name below the domain that has the record, the policy for subdomains is the one that is applied.
-    policy = counts and (counts.policy if domain == host.name else counts.subdomain_policy)
-    yield Found(
-        host,
-        facts.DmarcPolicy(
-            domain=domain,
-            records=[decode(record) for record in records],
-            policy=policy or "",
-            subdomain_policy=(counts and counts.subdomain_policy) or "",
-            percent=counts.percent if counts else 100,
-            adkim=counts.adkim if counts else "r",
-            aspf=counts.aspf if counts else "r",
-            rua=[uri.uri for uri in counts.rua] if counts else [],
-            ruf=[uri.uri for uri in counts.ruf] if counts else [],
-            problems=list(read.problems) if read else [],
-        ),
+    policy = counts and (counts.policy if published.domain == name else counts.subdomain_policy)
+    return facts.DmarcPolicy(
+        domain=published.domain,
+        records=[decode(record) for record in published.records],
+        policy=policy or "",
+        subdomain_policy=(counts and counts.subdomain_policy) or "",
+        percent=counts.percent if counts else 100,
+        adkim=counts.adkim if counts else "r",
+        aspf=counts.aspf if counts else "r",
+        rua=[uri.uri for uri in counts.rua] if counts else [],
+        ruf=[uri.uri for uri in counts.ruf] if counts else [],
+        unwilling=unwilling,
+        problems=list(read.problems) if read else [],
     )
 
 
