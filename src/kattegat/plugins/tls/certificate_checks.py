@@ -219,11 +219,12 @@ def certificate_long_life(
     if start is None or end is None:
         return Unknown(UNREADABLE.format(part="validity"))
     most = next((most for since, most in LONGEST_LIFE if start >= since), None)
-    # A period includes its last second.
-    if most is None or end - start + timedelta(seconds=1) <= timedelta(days=most):
+    # A period includes its last second; a day that has begun counts.
+    days = -((start - end - timedelta(seconds=1)) // timedelta(days=1))
+    if most is None or days <= most:
         return Pass()
     text = translatable("it is valid for {days} days, and may be for {most}")
-    return verdict([Item("life", text, {"days": (end - start).days, "most": most})])
+    return verdict([Item("life", text, {"days": days, "most": most})])
 
 
 @check(
