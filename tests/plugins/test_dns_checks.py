@@ -26,7 +26,7 @@ from kattegat.plugin import (
 )
 from kattegat.plugins.dns import DnsName, DnsRecords, NameServerAnswer
 from kattegat.plugins.dnssec import DnssecScanner, DnssecStatus
-from kattegat.plugins.dnssec.facts import DnssecDigest, DnssecKey, DnssecProblem, DnssecZone
+from kattegat.plugins.dnssec.facts import DnssecDigest, DnssecKey, DnssecProblem, DnssecSpan, DnssecZone
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 HOST = Hostname("good.test")
@@ -212,7 +212,7 @@ def status(
     problems: Sequence[DnssecProblem] = (),
     **zone: Any,
 ) -> Facts[Any]:
-    above = DnssecZone("test", True, [DnssecKey(1, "RSASHA1", 1024)], [], NOW + timedelta(hours=1), 9)
+    above = DnssecZone("test", True, [DnssecKey(1, "RSASHA1", 1024)], [], spans((-20, 0.1)), 9)
     own = DnssecZone(**{"name": "good.test", "validated": kind == "secure", **zone})
     return facts([DnssecStatus(status=kind, reason=reason, problems=list(problems), zones=[above, own])])  # type: ignore[arg-type]
 
@@ -250,23 +250,29 @@ def test_dnssec_bogus_has_an_item_for_each_problem() -> None:
     assert judge("dnssec-bogus", status("insecure", "no DS")) == Pass()
 
 
+def spans(*days: tuple[float, float]) -> list[DnssecSpan]:
+    """Signatures that began and end so many days from now."""
+    return [DnssecSpan(NOW + timedelta(days=ends), NOW + timedelta(days=begins)) for begins, ends in days]
+
+
 def test_dnssec_signature_expiring() -> None:
     check = "dnssec-signature-expiring"
-    soon, later = NOW + timedelta(days=2), NOW + timedelta(days=8)
-    assert judge(check, status(signed_until=later)) == Pass(until=later - timedelta(days=3))
-    assert judge(check, status(signed_until=later), days=8) == Fail(
-        (
-            Item(
-                "good.test",
-                "a signature in {zone} ends on {until}",
-                {"zone": "good.test", "until": "2026-06-09 12:00 UTC"},
-            ),
-        )
-    )
-    assert keys(judge(check, status(signed_until=soon))) == ["good.test"]
-    assert judge(check, status(signed_until=soon), days=1) == Pass(until=soon - timedelta(days=1))
-    assert judge(check, status("insecure", "no DS", signed_until=soon)) == Pass()
-    assert judge(check, status("bogus", "x", [DnssecProblem("good.test", "A", "x")], signed_until=soon)) == Pass()
+    soon, later = spans((-12, 2)), spans((-6, 8), (-1, 13))
+    assert judge(check, status(signatures=later)) == Pass(until=NOW + timedelta(days=8 - 3))
+    shown: dict[str, str | int] = {"zone": "good.test", "until": "2026-06-03 12:00 UTC"}
+    text = "a signature in {zone} ends on {until}"
+    assert judge(check, status(signatures=[*soon, *later])) == Fail((Item("good.test", text, shown),))
+    assert judge(check, status(signatures=soon), days=1) == Pass(until=NOW + timedelta(days=2 - 1))
+    assert judge(check, status("insecure", "no DS", signatures=soon)) == Pass()
+    assert judge(check, status("bogus", "x", [DnssecProblem("good.test", "A", "x")], signatures=soon)) == Pass()
+
+
+def test_a_server_that_signs_each_answer_for_two_days_is_not_about_to_expire() -> None:
+    check = "dnssec-signature-expiring"
+    assert judge(check, status(signatures=spans((-1, 1)))) == Pass(until=NOW + timedelta(days=0.5))
+    assert keys(judge(check, status(signatures=spans((-1.6, 0.4))))) == ["good.test"]
+    # Signatures over the keys live longer, and are not hidden by the short ones.
+    assert keys(judge(check, status(signatures=spans((-1, 1), (-58.5, 1.5))))) == ["good.test"]
 
 
 def test_dnssec_weak_algorithm() -> None:

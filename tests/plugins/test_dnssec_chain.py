@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import functools
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import dns.dnssec
 import dns.flags
@@ -21,6 +21,9 @@ from dns.dnssectypes import Algorithm
 
 from kattegat.plugin import Evidence, Found, Hostname, NotMeasured, Part
 from kattegat.plugins.dnssec import DnssecScanner, DnssecStatus
+from kattegat.plugins.dnssec.anchor import ROOT, closest
+from kattegat.plugins.dnssec.chain import questions
+from kattegat.plugins.dnssec.facts import DnssecSpan
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -110,7 +113,7 @@ class World:
             self.say(name, rdtype, [], denial)
 
     def say(self, name: str, rdtype: str, answer: list[Any], authority: list[Any] = [], rcode: int = 0) -> None:  # noqa: B006
-        message = dns.message.make_response(dns.message.make_query(f"{name}.", rdtype, want_dnssec=True))
+        message = dns.message.make_response(dns.message.make_query(f"{name.rstrip('.')}.", rdtype, want_dnssec=True))
         message.answer, message.authority = list(answer), list(authority)
         message.set_rcode(dns.rcode.Rcode(rcode))
         self.parts[name, rdtype] = Part(
@@ -159,17 +162,48 @@ def test_a_right_chain_is_secure_with_the_earliest_end_of_its_signatures() -> No
     status = world.status()
     assert (status.status, status.reason, status.problems) == ("secure", "", [])
     parent, child = status.zones
-    assert (parent.name, parent.validated, parent.signed_until) == ("test", True, NOW + 10 * DAY)
-    assert (child.name, child.validated, child.signed_until) == ("example.test", True, early)
+    assert (parent.name, parent.validated, parent.signatures) == ("test", True, [DnssecSpan(NOW + 10 * DAY, NOW - DAY)])
+    assert (child.name, child.validated, [one.ends for one in child.signatures]) == (
+        "example.test",
+        True,
+        [early, NOW + 10 * DAY],
+    )
     assert [(key.tag, key.algorithm, key.bits) for key in child.keys] == [(world.child.tag, "ECDSAP256SHA256", None)]
     assert [(one.tag, one.digest) for one in child.digests] == [(world.child.tag, "SHA256")]
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "rsa2048"])
-def test_other_algorithms_validate(kind: str) -> None:
-    world = World(Zone("example.test.", kind))
+@pytest.mark.parametrize(
+    ("kind", "algorithm", "bits"),
+    [
+        ("ed25519", Algorithm.ED25519, None),
+        ("rsa2048", Algorithm.RSASHA512, 2048),
+        ("rsa1024", Algorithm.RSASHA256, 1024),
+        ("rsa1024", Algorithm.RSASHA1, 1024),
+    ],
+)
+def test_other_algorithms_validate(kind: str, algorithm: Algorithm, bits: int | None) -> None:
+    world = World(Zone("example.test.", kind, algorithm))
     assert world.status().status == "secure"
-    assert world.status().zones[-1].keys[0].bits == (2048 if kind == "rsa2048" else None)
+    assert [(key.algorithm, key.bits) for key in world.status().zones[-1].keys] == [(algorithm.name, bits)]
+
+
+def test_the_chain_from_the_root() -> None:
+    world = World()
+    root = Zone(".", number=3)
+    world.anchor = f". IN DS {root.ds()}"
+    world.say(".", "DNSKEY", root.sign(root.keys()))
+    world.say("test", "DS", root.sign(rr("test.", "DS", world.parent.ds())))
+    assert [zone.name for zone in world.status().zones] == [".", "test", "example.test"]
+    assert world.status().status == "secure"
+    world.say("test", "DS", [], root.nsec("test.", "u.", "NS RRSIG NSEC"))
+    assert (world.status().status, world.status().reason) == ("insecure", ". has no DS record for test")
+
+
+def test_everything_that_is_asked_is_what_the_walk_needs() -> None:
+    asked = [(name.to_text(), rdtype) for name, rdtype in questions(dns.name.root, dns.name.from_text("a.b."))]
+    cuts = [(name, rdtype) for name in ("b.", "a.b.") for rdtype in ("DS", "DNSKEY")]
+    assert asked == [(".", "DNSKEY"), *cuts, *(("a.b.", rdtype) for rdtype in (*RECORDS, "NSEC3PARAM"))]
+    assert ROOT.count(" IN DS ") == len(closest(ROOT, dns.name.from_text("a.b."))[0]) == 2
 
 
 def test_an_anchor_may_be_a_key() -> None:
@@ -282,7 +316,7 @@ def test_a_parent_with_ds_and_a_zone_without_keys() -> None:
 
 def test_a_revoked_key_vouches_for_nothing() -> None:
     child = Zone("example.test.", number=2)
-    child.key = child.key.replace(flags=257 | 0x0080)
+    child.key = cast(Any, child.key.replace(flags=257 | 0x0080))
     world = World(child)
     assert [reason for _, _, reason in world.reasons()] == [
         f"no key of the zone matches the DS record ({dns.dnssec.key_id(child.key)})"

@@ -19,6 +19,7 @@ import pytest
 
 from kattegat import registry
 from kattegat.plugin import (
+    CheckSpec,
     Context,
     Evidence,
     Fact,
@@ -30,6 +31,7 @@ from kattegat.plugin import (
     Option,
     Part,
     PluginError,
+    ScannerSpec,
     Verdict,
     check,
     hours,
@@ -81,7 +83,8 @@ def _texts(plugin: Plugin) -> Iterator[str]:
                 yield f"check {spec_.name} has no {field}"
         if not (inspect.getdoc(spec_.function) or "").strip():
             yield f"check {spec_.name} has no docstring"
-    for named in (*plugin.scanners, *plugin.checks):
+    both: list[ScannerSpec | CheckSpec] = [*plugin.scanners, *plugin.checks]
+    for named in both:
         if not NAME.fullmatch(named.name):
             yield f"{named.name} is not lower-case words joined by hyphens"
         for option in named.options:
@@ -177,7 +180,8 @@ def _page(plugin: Plugin, folders: Folders) -> Iterator[str]:
         yield f"there is no page docs/reference/plugins/{page.name}"
         return
     text = page.read_text(encoding="utf-8")
-    names = [spec.name for spec in (*plugin.scanners, *plugin.checks)] + [fact.kind for fact in plugin.facts]
+    names = [spec.name for spec in plugin.scanners] + [fact.kind for fact in plugin.facts]
+    names += [spec.name for spec in plugin.checks]
     for name in names:
         if f"`{name}`" not in text:
             yield f"docs/reference/plugins/{page.name} does not name `{name}`"

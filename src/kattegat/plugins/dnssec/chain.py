@@ -13,7 +13,7 @@ import dns.rrset
 
 from kattegat.plugins.dnssec import denial
 from kattegat.plugins.dnssec.denial import Proof
-from kattegat.plugins.dnssec.facts import DnssecKey, DnssecProblem, DnssecStatus, DnssecZone
+from kattegat.plugins.dnssec.facts import DnssecKey, DnssecProblem, DnssecSpan, DnssecStatus, DnssecZone
 from kattegat.plugins.dnssec.replies import Reply, Signed
 from kattegat.plugins.dnssec.signatures import (
     UndecidableError,
@@ -48,13 +48,13 @@ class _Zone:
         self.digests = list(digests)
         self.shown: list[DnssecKey] = []
         self.keys: list[Any] = []
-        self.until: int | None = None
+        self.spans: set[tuple[int, int]] = set()
         self.iterations: int | None = None
         self.validated = False
 
-    def ends(self, until: int | None) -> None:
-        if until is not None:
-            self.until = until if self.until is None else min(self.until, until)
+    def signed(self, span: tuple[int, int] | None) -> None:
+        if span is not None:
+            self.spans.add(span)
 
     def fact(self) -> DnssecZone:
         return DnssecZone(
@@ -62,7 +62,10 @@ class _Zone:
             validated=self.validated,
             keys=sorted(self.shown, key=lambda key: (key.tag, key.algorithm)),
             digests=sorted((digest_shown(one) for one in self.digests), key=lambda one: (one.tag, one.digest)),
-            signed_until=None if self.until is None else datetime.fromtimestamp(self.until, UTC),
+            signatures=sorted(
+                DnssecSpan(begins=datetime.fromtimestamp(begins, UTC), ends=datetime.fromtimestamp(ends, UTC))
+                for begins, ends in self.spans
+            ),
             nsec3_iterations=self.iterations,
         )
 
@@ -151,7 +154,7 @@ class Chain:
         outcome = self.verifier.check(signed, zone.name, entry)
         if outcome.problem:
             return outcome.problem
-        zone.ends(outcome.until)
+        zone.signed(outcome.span)
         zone.keys = [key for key in signed.rrset if usable(key)]
         zone.validated = True
         return ""
@@ -206,7 +209,7 @@ class Chain:
                 problem = f"it comes from {label(outcome.wildcard)}, and nothing proves that the name itself is absent"
         if problem:
             raise _Ended("bogus", "", [DnssecProblem(label(zone.name), record, problem)])
-        zone.ends(outcome.until)
+        zone.signed(outcome.span)
 
     def _proofs(self, zone: _Zone, reply: Reply) -> list[dns.rrset.RRset]:
         """The NSEC and NSEC3 records of a reply, each verified; one that does not hold ends the chain."""

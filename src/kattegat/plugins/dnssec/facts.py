@@ -32,18 +32,25 @@ class DnssecDigest(msgspec.Struct, frozen=True):
     digest: str
 
 
+class DnssecSpan(msgspec.Struct, frozen=True, order=True):
+    """From when to when signatures of a zone are valid (RFC 4034 section 3.1.5)."""
+
+    ends: datetime
+    begins: datetime
+
+
 class DnssecZone(msgspec.Struct, frozen=True):
     """One zone of the chain. `name` is "." for the root.
 
-    `validated`: its keys were proven; else `keys` are what the zone shows. `signed_until`: when the first of the
-    signatures ends that were checked in it. `nsec3_iterations`: None when it has no NSEC3 or that was not seen.
+    `validated`: its keys were proven; else `keys` are what the zone shows. `signatures`: the spans of those that were
+    checked in it, first the one that ends first. `nsec3_iterations`: None when it has no NSEC3 or that was not seen.
     """
 
     name: str
     validated: bool
     keys: list[DnssecKey] = []
     digests: list[DnssecDigest] = []
-    signed_until: datetime | None = None
+    signatures: list[DnssecSpan] = []
     nsec3_iterations: int | None = None
 
 

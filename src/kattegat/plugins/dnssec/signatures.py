@@ -40,13 +40,13 @@ class UndecidableError(Exception):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """Of one set of records: `problem` is "" when a signature holds, which ends at `until` (Unix time).
+    """Of one set of records: `problem` is "" when a signature holds, whose `span` is (beginning, end) in Unix time.
 
     `wildcard`: the set was made from a wildcard, whose name this is.
     """
 
     problem: str = ""
-    until: int | None = None
+    span: tuple[int, int] | None = None
     wildcard: dns.name.Name | None = None
 
 
@@ -70,7 +70,8 @@ class Verifier:
         for signature in sorted(own, key=lambda one: -int(one.expiration))[:MOST_SIGNATURES]:
             problem = self._one(signed, signature, zone, keys)
             if not problem:
-                return Outcome("", int(signature.expiration), _wildcard(signed.rrset.name, int(signature.labels)))
+                span = int(signature.inception), int(signature.expiration)
+                return Outcome("", span, _wildcard(signed.rrset.name, int(signature.labels)))
             problems.append(problem)
         return Outcome(problems[0])
 
