@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -519,3 +520,16 @@ def test_properties_of_versions_below_13(
     assert on_site(check, offers(TLS12, **{field: None})) == Unknown(f"192.0.2.1: {reason}")
     # A server of TLS 1.3 only has neither.
     assert on_site(check, offers(TLS13, **{field: None})) == Pass()
+
+
+def test_the_reference_page_has_every_check_as_it_is() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reference" / "plugins" / "tls.md"
+    rows = {}
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            rows[cells[0].strip("`")] = cells
+    for spec in CHECKS:
+        assert rows[spec.name][1] == spec.severity
+        assert rows[spec.name][3:] == [spec.title, spec.reference, ", ".join(spec.openkat) or "-"]
+    assert {*(spec.name for spec in (*CHECKS, *SCANNERS)), *(fact.kind for fact in FACTS)} == set(rows)
