@@ -66,5 +66,6 @@ def _change(
     changed = sorted(connection.execute(text(sql), parameters | given).scalars())
     if changed:
         with planning.by_index(connection):
+            planning.in_order(connection)
             presence.derive(connection, Change(declared={(organisation_id, id_) for id_ in changed}), at)
     return changed

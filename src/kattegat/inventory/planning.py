@@ -23,7 +23,7 @@ _ON = """
 """
 _OFF = """
     SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT;
-    SET LOCAL enable_material TO DEFAULT; SET LOCAL jit TO DEFAULT
+    SET LOCAL enable_material TO DEFAULT; SET LOCAL enable_sort TO DEFAULT; SET LOCAL jit TO DEFAULT
 """
 
 
@@ -33,3 +33,11 @@ def by_index(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql(_ON)
     yield
     connection.exec_driver_sql(_OFF)
+
+
+def in_order(connection: Connection) -> None:
+    """From here to the end of `by_index`, an index that gives the asked order is taken before any that needs a sort.
+
+    Not before sources are locked: in the order of their ids the planner would then walk through all of them.
+    """
+    connection.exec_driver_sql("SET LOCAL enable_sort = off")

@@ -190,6 +190,7 @@ def _record(connection: Connection, batch: Sequence[Report], prepared: Sequence[
     locked = register.sources(
         connection, ((name, report.kind) for name, report in zip(source_names, batch, strict=True))
     )
+    planning.in_order(connection)
     sources = [locked[name] for name in source_names]
     clock = presence.now(connection)
     after = max((source.recorded_at for source in sources if source.recorded_at is not None), default=None)
