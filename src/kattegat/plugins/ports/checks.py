@@ -17,8 +17,9 @@ from kattegat.plugin import (
     translatable,
     verdict,
 )
+from kattegat.plugins.ports.facts import Banner, OpenPort, PortScan
+from kattegat.plugins.ports.greeting import greets
 from kattegat.plugins.ports.numbers import COMMON, DATABASE, EXPOSED, REMOTE_DESKTOP, SYSADMIN, USUAL, compact, spread
-from kattegat.plugins.ports.scanners import Banner, OpenPort, PortScan, greets
 
 __all__ = [
     "banner_version",
@@ -30,6 +31,7 @@ __all__ = [
     "uncommon_open_port",
 ]
 
+MOST_RANGES = 12
 CLEARTEXT = {21: "FTP", 23: "Telnet", 110: "POP3", 143: "IMAP", 512: "rexec", 513: "rlogin", 514: "rsh"}
 
 
@@ -47,10 +49,29 @@ def _judge(
         for port in sorted({fact.port for fact in ports if wanted(fact.port)})
     ]
     asked = set().union(*(spread(fact.asked) for fact in scans))
-    missing = sorted(set(among) - asked)
+    missing = set(among) - asked
     if missing and not items:
-        return Unknown(f"only TCP ports {compact(asked)} were asked (usual-ports asks more, and needs clearance 2)")
-    return verdict(items, unknown=ports.unmeasured[0] if ports.unmeasured else None)
+        return Unknown(_not_asked(asked, missing))
+    gaps = [reason for reason in ports.unmeasured if (port := _port_of(reason)) is None or wanted(port)]
+    return verdict(items, unknown=gaps[0] if gaps else None)
+
+
+def _port_of(reason: str) -> int | None:
+    """The port that a reason of `Facts.unmeasured` is about; None when it is about all of them."""
+    item = reason.partition(": ")[0].removeprefix("tcp/")
+    return int(item) if item.isdecimal() else None
+
+
+def _not_asked(asked: set[int], missing: set[int]) -> str:
+    if missing.isdisjoint(USUAL):
+        return f"TCP ports {_listed(missing)} were not asked (add them to the option usual-ports.more)"
+    return f"only TCP ports {_listed(asked)} were asked (usual-ports asks more, and needs clearance 2)"
+
+
+def _listed(ports: Iterable[int]) -> str:
+    ranges = compact(ports).split(",")
+    more = f" and {len(ranges) - MOST_RANGES} more ranges" if len(ranges) > MOST_RANGES else ""
+    return ",".join(ranges[:MOST_RANGES]) + more
 
 
 def _ports(option: str, default: Collection[int], doc: str) -> Option:
@@ -58,7 +79,7 @@ def _ports(option: str, default: Collection[int], doc: str) -> Option:
 
 
 def _set(context: Context, option: str) -> set[int]:
-    return {int(port) for port in context.options[option] if str(port).isdigit()}
+    return {int(port) for port in context.options[option] if str(port).isdecimal() and 0 < int(port) < 65536}
 
 
 @check(
@@ -172,7 +193,7 @@ def uncommon_open_port(context: Context, ports: Facts[OpenPort], scans: Facts[Po
     risk=translatable("Whoever looks for a version with a known weakness finds it faster."),
     fix=translatable("Switch the version off in the greeting, where the software can."),
     reference="CWE-200",
-    applies=lambda service: greets(service) and service.port != 22,
+    applies=greets,
 )
 def banner_version(context: Context, banners: Facts[Banner]) -> Verdict:
     """The greeting names a product and a version. SSH has to (RFC 4253 section 4.2), so it is left out."""
@@ -184,6 +205,6 @@ def banner_version(context: Context, banners: Facts[Banner]) -> Verdict:
                 {"product": fact.product, "version": fact.version},
             )
             for fact in banners
-            if fact.product and fact.version
+            if fact.product and fact.version and not fact.text.startswith("SSH-")
         ]
     )

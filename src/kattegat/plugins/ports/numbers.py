@@ -9,7 +9,7 @@ VISITOR = (22, 25, 80, 443)
 
 SYSADMIN = frozenset({21, 22, 23, 512, 513, 514, 2222, 5800, 5900, 5901, 5985, 5986, 10000})
 REMOTE_DESKTOP = frozenset({3389})
-DATABASE = frozenset({1433, 1434, 1521, 3050, 3306, 5432, 5984, 6379, 7000, 7001, 8086, 9042, 9200, 9300, 11211, 27017})
+DATABASE = frozenset({1433, 1434, 1521, 3050, 3306, 5432, 5984, 6379, 8086, 9042, 9200, 9300, 11211, 27017})
 EXPOSED = {
     111: "rpcbind",
     135: "Windows RPC",
@@ -21,13 +21,12 @@ EXPOSED = {
     2049: "NFS",
     2375: "Docker without TLS",
     2379: "etcd",
-    4444: "a debugging or attack shell",
     5555: "Android debug bridge",
     6443: "Kubernetes API",
     8500: "Consul",
     10250: "kubelet",
     15672: "RabbitMQ management",
-    50000: "SAP or Jenkins agents",
+    50000: "SAP, Jenkins agents or DB2",
 }
 """Services that belong inside a network."""
 COMMON = frozenset({25, 53, 80, 110, 143, 443, 465, 587, 853, 993, 995})
@@ -66,9 +65,13 @@ def spread(ranges: str) -> set[int]:
     found: set[int] = set()
     for part in ranges.split(","):
         low, _, high = part.partition("-")
-        if low.isdigit() and (high or low).isdigit():
-            found.update(range(int(low), min(int(high or low), 65535) + 1))
+        if _is_port(low) and _is_port(high or low):
+            found.update(range(int(low), int(high or low) + 1))
     return found
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 def compact(ports: Iterable[int]) -> str:
