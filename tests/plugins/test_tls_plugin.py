@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import ipaddress
 import ssl
@@ -27,14 +28,17 @@ from kattegat.model.assets import Certificate, Website
 from kattegat.model.evidence import Evidence, Part
 from kattegat.model.facts import Found, Link, NotMeasured
 from kattegat.model.work import Job, Limits, Result
+from kattegat.plugin import Stream
 from kattegat.plugins import tls
 from kattegat.plugins.exchange import Exchange, Probe, Step
 from kattegat.plugins.tls import handshake, reach
-from kattegat.plugins.tls.facts import CertificateDetails, TlsHandshake, TlsProtocols
+from kattegat.plugins.tls.facts import NO_IPV6, CertificateDetails, TlsHandshake, TlsProtocols
 from kattegat.plugins.tls.handshake import TlsCertificateScanner
 from kattegat.plugins.tls.protocols import TlsProtocolsScanner
 from kattegat.registry import Plugin, Registry
 from kattegat.runner.job import run_job
+from kattegat.runner.limits import explain
+from kattegat.runner.net import GuardedNet, Shared
 from kattegat.settings import load
 
 RECORDED = Path(__file__).with_name("recorded") / "tls"
@@ -305,6 +309,47 @@ def test_a_common_name_alone_is_for_nobody(tmp_path: Path) -> None:
     assert isinstance(first, Found)
     assert isinstance(first.fact, TlsHandshake)
     assert (first.fact.name_matches, first.fact.common_name_only, first.fact.names) == (False, True, [])
+
+
+class WithoutIPv6(GuardedNet):
+    """The net of a machine on which IPv6 is off, for a host that has addresses of both kinds."""
+
+    number = errno.ENETUNREACH
+
+    async def resolve(self, name: str) -> list[str]:
+        return ["2001:db8::1", "127.0.0.1"]
+
+    async def connect(self, host: str, port: int, *, tls: str | None = None) -> Stream:
+        if ":" not in host:
+            return await super().connect(host, port, tls=tls)
+        try:
+            raise OSError(self.number, "so it is")
+        except OSError as error:
+            raise explain(host, error, 1) from None
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTUNREACH])
+def test_a_machine_without_ipv6_says_so_of_itself(tmp_path: Path, number: int) -> None:
+    async def main() -> Evidence:
+        async with server(tmp_path) as (port, _):
+            shared = Shared.of(load({"KAT_DATA_DIR": "/nowhere", "KAT_DNS_SERVER": "127.0.0.1:9"}))
+            net = WithoutIPv6(shared, Limits("internet", own_networks=["127.0.0.0/8"]))
+            net.number = number
+            try:
+                return await TlsCertificateScanner().fetch(Website(f"https://host.test:{port}"), net)
+            finally:
+                await net.close()
+
+    site = Website("https://host.test")
+    found = list(TlsCertificateScanner().parse(site, asyncio.run(main())))
+    assert [entry.item for entry in found] == ["127.0.0.1", "", "2001:db8::1"]
+    # A router that knows of no way may be wrong about this one address.
+    reason = (
+        "2001:db8::1 can't be reached: a router says that it can't be reached"
+        if number == errno.EHOSTUNREACH
+        else NO_IPV6
+    )
+    assert found[2] == NotMeasured("TlsHandshake", reason, "2001:db8::1", site)
 
 
 def test_the_versions_of_a_server_here(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from kattegat.model.facts import Fact
 from kattegat.model.verdict import Fail, Pass, Unknown, Verdict
 from kattegat.plugin import Context, Facts, Known, declared
 from kattegat.plugins import tls
-from kattegat.plugins.tls.facts import CertificateDetails, OfferedVersion, TlsHandshake, TlsProtocols
+from kattegat.plugins.tls.facts import NO_IPV6, CertificateDetails, OfferedVersion, TlsHandshake, TlsProtocols
 from kattegat.plugins.tls.suite_checks import insecure, not_recommended, weak
 from kattegat.plugins.tls.suites import suites
 
@@ -163,6 +163,14 @@ def test_a_right_site_and_certificate_pass_every_check(spec: Any) -> None:
 def test_an_address_that_was_not_measured_makes_it_unknown(spec: Any) -> None:
     fact = shake() if spec.needs[0].fact is TlsHandshake else offers(TLS13, TLS12)
     assert on_site(spec.name, fact, unmeasured=["192.0.2.2: gone"]) == Unknown("192.0.2.2: gone")
+
+
+@pytest.mark.parametrize("spec", [spec for spec in CHECKS if spec.about is Website], ids=lambda spec: spec.name)
+def test_a_machine_without_ipv6_judges_by_the_other_addresses(spec: Any) -> None:
+    fact = shake() if spec.needs[0].fact is TlsHandshake else offers(TLS13, TLS12)
+    lacking = f"2001:db8::1: {NO_IPV6}"
+    assert on_site(spec.name, fact, unmeasured=[lacking]) == Pass()
+    assert on_site(spec.name, fact, unmeasured=[lacking, "192.0.2.2: gone"]) == Unknown("192.0.2.2: gone")
 
 
 # --- certificates ----------------------------------------------------------------------------------------------------

@@ -6,9 +6,21 @@ from datetime import datetime
 
 import msgspec
 
-from kattegat.plugin import Certificate, Fact, Website
+from kattegat.plugin import Certificate, Fact, Facts, Website
 
 __all__ = ["CertificateDetails", "OfferedVersion", "TlsHandshake", "TlsProtocols"]
+
+NO_IPV6 = "this machine has no way to IPv6 addresses"
+"""The reason why an address was not measured that says something of the scanning machine only."""
+
+
+def gap(facts: Facts[TlsHandshake] | Facts[TlsProtocols]) -> str | None:
+    """Why an address of the website was not measured, or None.
+
+    What a machine without IPv6 finds at the other addresses counts as the whole: else every site with both kinds of
+    address would be unknown for ever, and what was mended there would never be resolved.
+    """
+    return next((reason for reason in facts.unmeasured if not reason.endswith(NO_IPV6)), None)
 
 
 class TlsHandshake(Fact, about=Website):

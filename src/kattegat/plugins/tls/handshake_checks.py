@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from kattegat.plugin import Context, Facts, Item, Verdict, Website, check, translatable, verdict
-from kattegat.plugins.tls.facts import TlsHandshake
+from kattegat.plugins.tls.facts import TlsHandshake, gap
 from kattegat.plugins.tls.handshake import is_https
 
 __all__ = [
@@ -17,10 +17,6 @@ __all__ = [
 ]
 
 MOST_SHOWN = 5
-
-
-def _gap(handshakes: Facts[TlsHandshake]) -> str | None:
-    return handshakes.unmeasured[0] if handshakes.unmeasured else None
 
 
 def _listed(words: Iterable[str]) -> str:
@@ -59,7 +55,7 @@ def certificate_name_mismatch(context: Context, handshakes: Facts[TlsHandshake])
             text = translatable("the certificate at {addresses} has a common name only, at which no client looks")
         items.append(Item(key, text, shown))
     unreadable = next((fact for fact in handshakes if fact.leaf and fact.name_matches is None), None)
-    return verdict(items, unknown=_gap(handshakes) or (unreadable.trust_reason.rstrip(".") if unreadable else None))
+    return verdict(items, unknown=gap(handshakes) or (unreadable.trust_reason.rstrip(".") if unreadable else None))
 
 
 @check(
@@ -90,7 +86,7 @@ def certificate_untrusted(context: Context, handshakes: Facts[TlsHandshake]) -> 
         for key, facts in sorted(wrong.items())
     ]
     unsure = next((fact.trust_reason.rstrip(".") for fact in handshakes if fact.trust == "unknown"), None)
-    return verdict(items, unknown=_gap(handshakes) or unsure)
+    return verdict(items, unknown=gap(handshakes) or unsure)
 
 
 @check(
@@ -109,7 +105,7 @@ def certificate_missing(context: Context, handshakes: Facts[TlsHandshake]) -> Ve
     """The handshake goes on without a certificate: an anonymous suite, or an empty list."""
     bare = [fact.address for fact in handshakes if not fact.leaf]
     items = [Item("none", translatable("no certificate is sent at {addresses}"), {"addresses": _listed(bare)})]
-    return verdict(items if bare else [], unknown=_gap(handshakes))
+    return verdict(items if bare else [], unknown=gap(handshakes))
 
 
 @check(
@@ -139,4 +135,4 @@ def tls_handshake_differs(context: Context, handshakes: Facts[TlsHandshake]) -> 
         if len(groups) > 1:
             shown = "; ".join(f"{name} at {_listed(addresses)}" for name, addresses in sorted(groups.items()))
             items.append(Item(key, text, {"groups": shown}))
-    return verdict(items, unknown=_gap(handshakes))
+    return verdict(items, unknown=gap(handshakes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kattegat.plugin import Context, Facts, Item, Verdict, Website, check, translatable, verdict
-from kattegat.plugins.tls.facts import TlsProtocols
+from kattegat.plugins.tls.facts import TlsProtocols, gap
 from kattegat.plugins.tls.handshake import is_https
 
 __all__ = [
@@ -39,13 +39,13 @@ def listed(facts: Iterable[TlsProtocols]) -> str:
     return ", ".join(sorted(fact.address for fact in facts))
 
 
-def gap(protocols: Facts[TlsProtocols], *what: str) -> str | None:
+def unsure(protocols: Facts[TlsProtocols], *what: str) -> str | None:
     """Why one of these things is not known of one of the addresses, or None."""
     for fact in protocols:
         for name in what:
             if name in fact.unmeasured:
                 return f"{fact.address}: {fact.unmeasured[name].rstrip('.')}"
-    return protocols.unmeasured[0] if protocols.unmeasured else None
+    return gap(protocols)
 
 
 def _version_gap(protocols: Facts[TlsProtocols], version: str) -> str | None:
@@ -53,7 +53,7 @@ def _version_gap(protocols: Facts[TlsProtocols], version: str) -> str | None:
         if spoken(fact, version) is None:
             reason = fact.unmeasured.get(version, f"it is not known whether {version} is offered")
             return f"{fact.address}: {reason.rstrip('.')}"
-    return protocols.unmeasured[0] if protocols.unmeasured else None
+    return gap(protocols)
 
 
 def _offers(protocols: Facts[TlsProtocols], version: str) -> Verdict:
@@ -148,11 +148,11 @@ def tls_no_1_2(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
     text = translatable("neither TLS 1.2 nor TLS 1.3 is spoken at {addresses}")
     items = [Item("TLSv1.2", text, {"addresses": listed(without)})] if without else []
     # Either of the two settles it.
-    unsure = Facts(
+    unsettled = Facts(
         [known for known in protocols.known if not (spoken(known.fact, "TLSv1.2") or spoken(known.fact, "TLSv1.3"))],
         protocols.unmeasured,
     )
-    return verdict(items, unknown=_version_gap(unsure, "TLSv1.2") or _version_gap(unsure, "TLSv1.3"))
+    return verdict(items, unknown=_version_gap(unsettled, "TLSv1.2") or _version_gap(unsettled, "TLSv1.3"))
 
 
 @check(
@@ -201,7 +201,7 @@ def tls_small_dh(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
     ]
     unseen = next((fact for fact in protocols if not fact.dh_bits and _uses_dh(fact)), None)
     reason = f"{unseen.address}: the size of the Diffie-Hellman group was not seen" if unseen else None
-    return verdict(items, unknown=reason or gap(protocols))
+    return verdict(items, unknown=reason or unsure(protocols))
 
 
 def _uses_dh(fact: TlsProtocols) -> bool:
@@ -224,7 +224,7 @@ def _uses_dh(fact: TlsProtocols) -> bool:
 )
 def tls_no_fallback_scsv(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
     """TLS_FALLBACK_SCSV is ignored, where there is more than one version below TLS 1.3 to fall back to."""
-    ignoring, reason = [], gap(protocols)
+    ignoring, reason = [], unsure(protocols)
     for fact in protocols:
         states = [spoken(fact, version) for version in FALLBACK_VERSIONS]
         if fact.fallback_scsv or (states.count(True) < 2 and None not in states):
@@ -248,7 +248,7 @@ def _property(
     unseen = next((fact for fact in protocols if bad(fact) is None and _may_be_old(fact)), None)
     reason = f"{unseen.address}: {what}" if unseen else None
     items = [Item(item.key, item.text, {"addresses": listed(wrong)})] if wrong else []
-    return verdict(items, unknown=reason or gap(protocols))
+    return verdict(items, unknown=reason or unsure(protocols))
 
 
 def _may_be_old(fact: TlsProtocols) -> bool:

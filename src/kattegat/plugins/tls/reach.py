@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from kattegat.plugin import Net, NotReached, Part, Stream, Website
 from kattegat.plugins.converse import converse
 from kattegat.plugins.exchange import Conversation, Probe, WireError, decode, encode
+from kattegat.plugins.tls.facts import NO_IPV6
 from kattegat.plugins.tls.wire import host_name
 
 MOST_ADDRESSES = 4
@@ -89,6 +91,16 @@ def _translated(problem: NotReached) -> Exception:
     return TimeoutError(str(problem)) if problem.how == "timeout" else ConnectionError(str(problem))
 
 
+def _no_ipv6(address: str, problem: NotReached) -> bool:
+    """Whether this machine could not even try, for want of a route or an address of its own for IPv6."""
+    error = problem.__context__
+    return (
+        ":" in address
+        and isinstance(error, OSError)
+        and error.errno in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    )
+
+
 def bounded(plan: Probe, seconds: float, clock: Callable[[], float] = time.monotonic) -> Probe:
     """The plan, ended before its next step once `seconds` have passed, so that what was learnt is not lost."""
     until = clock() + seconds
@@ -113,6 +125,9 @@ async def talk(net: Net, address: str, port: int, plan: Probe, *, pause: float =
         try:
             return _Line(await net.connect(address, port))
         except NotReached as problem:
+            if _no_ipv6(address, problem):
+                problems.append(f"{NO_IPV6}.")
+                raise ConnectionError(NO_IPV6) from problem
             problems.append(str(problem))
             raise _translated(problem) from problem
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from kattegat.plugin import Context, Facts, Item, Verdict, Website, check, translatable, verdict
 from kattegat.plugins.tls.facts import TlsProtocols
 from kattegat.plugins.tls.handshake import is_https
-from kattegat.plugins.tls.protocol_checks import gap
+from kattegat.plugins.tls.protocol_checks import unsure
 from kattegat.plugins.tls.suites import Suite, by_name
 
 __all__ = [
@@ -67,7 +67,9 @@ def _judged(protocols: Facts[TlsProtocols], why: Callable[[Suite], str]) -> Verd
             text = translatable("{suite} ({versions}): {reason}")
             items.append(Item(name, text, {"suite": name, "versions": shown, "reason": reason}))
     # A version that was not measured, or whose list was cut short, may hold one more.
-    return verdict(items, unknown=gap(protocols, *VERSIONS, *(f"cipher suites of {version}" for version in VERSIONS)))
+    return verdict(
+        items, unknown=unsure(protocols, *VERSIONS, *(f"cipher suites of {version}" for version in VERSIONS))
+    )
 
 
 @check(
