@@ -106,7 +106,11 @@ class Ground(msgspec.Struct, frozen=True):
 
 
 class FindingRow(msgspec.Struct, frozen=True):
-    """A check that fails for an asset, with its items. `measured` is "" or why this could not be measured again."""
+    """A check that fails for an asset, with its items.
+
+    `shown_by` are the websites and services that present a certificate, whose own name says little to people.
+    `unmeasured` is "" or why this could not be measured again.
+    """
 
     severity: str
     asset: AssetRef
@@ -119,6 +123,7 @@ class FindingRow(msgspec.Struct, frozen=True):
     risk: str
     fix: str
     reference: str
+    shown_by: list[AssetRef] = []
     unmeasured: str = ""
 
 
@@ -217,7 +222,9 @@ def build(connection: Connection, scan: Scan, registry: Registry) -> Contents:
         Trouble(row.scanner, AssetRef(row.type, row.key), row.state, row.reason)
         for row in connection.execute(TROUBLE, {**asked, "since": scan.started_at})
     ]
-    findings = _findings(connection, scan, registry, [row for row in found if row.state != "resolved"], unknown)
+    links = [LinkRow(row.type, refs[row.origin_id], refs[row.target_id]) for row in connection.execute(LINKS, asked)]
+    open_ones = [row for row in found if row.state != "resolved"]
+    findings = _findings(connection, scan, registry, open_ones, unknown, _shown_by(links))
     return Contents(
         form=FORM,
         organisation=scan.organisation,
@@ -229,7 +236,7 @@ def build(connection: Connection, scan: Scan, registry: Registry) -> Contents:
         findings=findings,
         coverage=_coverage(covered),
         assets=[AssetRow(row.type, row.key, row.clearance, row.declared, row.first_seen) for row in rows.values()],
-        links=[LinkRow(row.type, refs[row.origin_id], refs[row.target_id]) for row in connection.execute(LINKS, asked)],
+        links=links,
         changes=_changes(found, unknown, previous.ended_at if previous is not None else None),
         troubles=troubles,
     )
@@ -251,6 +258,7 @@ def _findings(
     registry: Registry,
     found: Sequence[Any],
     unknown: Mapping[tuple[int, str], str],
+    shown_by: Mapping[AssetRef, list[AssetRef]],
 ) -> list[FindingRow]:
     groups: dict[tuple[int, str], list[Any]] = defaultdict(list)
     for row in found:
@@ -258,12 +266,25 @@ def _findings(
     picture = needs.read(
         connection, scan.organisation_id, sorted({asset for asset, _ in groups}), registry, scan.ended_at
     )
-    made = [_finding(registry, picture, key, rows, unknown.get(key, "")) for key, rows in groups.items()]
+    made = [_finding(registry, picture, key, rows, unknown.get(key, ""), shown_by) for key, rows in groups.items()]
     return sorted(made, key=lambda row: (rank(row.severity), row.asset, row.check))
 
 
+def _shown_by(links: Iterable[LinkRow]) -> dict[AssetRef, list[AssetRef]]:
+    found: dict[AssetRef, list[AssetRef]] = defaultdict(list)
+    for link in links:
+        if link.type == "presents":
+            found[link.target].append(link.origin)
+    return found
+
+
 def _finding(
-    registry: Registry, picture: needs.Picture, key: tuple[int, str], rows: Sequence[Any], unmeasured: str
+    registry: Registry,
+    picture: needs.Picture,
+    key: tuple[int, str],
+    rows: Sequence[Any],
+    unmeasured: str,
+    shown_by: Mapping[AssetRef, list[AssetRef]],
 ) -> FindingRow:
     spec = registry.checks.get(key[1])
     grounds: set[tuple[str, str, datetime]] = set()
@@ -284,6 +305,7 @@ def _finding(
         risk=spec.risk if spec else "",
         fix=spec.fix if spec else "",
         reference=spec.reference if spec else "",
+        shown_by=shown_by.get(AssetRef(first.type, first.key), []),
         unmeasured=unmeasured,
     )
 

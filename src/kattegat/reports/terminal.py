@@ -69,7 +69,7 @@ def _findings(contents: Contents, width: int) -> RenderableType:
         severity = Text(finding.severity, style=COLOURS[finding.severity])
         since, asset, wrong, how = (
             Text(moment(finding.since)),
-            Text(name(finding.asset)),
+            Text(_asset(finding)),
             _wrong(finding),
             _grounds(finding),
         )
@@ -78,6 +78,14 @@ def _findings(contents: Contents, width: int) -> RenderableType:
         else:
             table.add_row(Group(severity, since), Group(asset, how), wrong, end_section=True)
     return table
+
+
+def _asset(finding: FindingRow) -> str:
+    """The asset; of a certificate, where it was seen."""
+    lines = [name(finding.asset), *(f"of {name(ref)}" for ref in finding.shown_by[:3])]
+    if len(finding.shown_by) > 3:
+        lines.append(f"and {len(finding.shown_by) - 3} more")
+    return "\n".join(lines)
 
 
 def _wrong(finding: FindingRow) -> Text:
