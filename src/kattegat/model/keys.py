@@ -15,6 +15,9 @@ import idna
 
 from kattegat.errors import KeyFormatError
 
+LONGEST_TEXT = 2048
+"""Characters in which a host name may be written; more is none in any writing."""
+
 DEFAULT_ZONE = "internet"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -43,6 +46,9 @@ def hostname(text: str) -> str:
     def refuse(reason: str) -> KeyFormatError:
         return KeyFormatError("Hostname", text, reason)
 
+    if len(text) > LONGEST_TEXT:
+        # Before anything is done with it: IDNA's tables are slow on long texts.
+        raise refuse(f"it has {len(text)} characters, and a name has at most 253")
     name = text.strip()
     for dot in "。．｡":  # IDNA's full stops (RFC 3490 section 3.1)
         name = name.replace(dot, ".")
@@ -93,8 +99,10 @@ def address(text: str) -> str:
 
     Raises `KeyFormatError` for a scope id (`%eth0`), which means something on one machine only.
     """
-    bare = text.strip().removeprefix("[").removesuffix("]")
-    if "%" in bare:
+    bare = text.strip()
+    if bare.startswith("[") and bare.endswith("]"):
+        bare = bare[1:-1]
+    if "%" in bare and ":" in bare:
         raise KeyFormatError("IPAddress", text, "an address with an interface (%...) has a meaning on one machine only")
     try:
         parsed: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(bare)
@@ -108,7 +116,7 @@ def address(text: str) -> str:
 def network(text: str) -> str:
     """A network in CIDR form, no host bits set (RFC 4632): `10.0.0.5/8` is refused, not changed in silence."""
     bare = text.strip()
-    if "%" in bare:
+    if "%" in bare and ":" in bare:
         raise KeyFormatError("Network", text, "an address with an interface (%...) has a meaning on one machine only")
     try:
         return str(ipaddress.ip_network(bare, strict=True))
@@ -123,10 +131,9 @@ def network(text: str) -> str:
 
 def port(text: str | int) -> int:
     """A port, 1 to 65535."""
-    try:
-        number = int(text)
-    except ValueError:
-        raise KeyFormatError("port", str(text), "a port is a number from 1 to 65535") from None
+    # int() alone would take "8_0", "+80" and digits of other scripts.
+    digits = str(text).strip()
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= 5 else 0
     if not 1 <= number <= 65535:
         raise KeyFormatError("port", str(text), "a port is a number from 1 to 65535")
     return number
@@ -138,7 +145,7 @@ def host(text: str) -> str:
     try:
         literal = address(bare)
     except KeyFormatError:
-        if bare.startswith("[") or ":" in bare or "%" in bare:
+        if bare.startswith("[") or ":" in bare:
             raise
         return hostname(bare)
     return f"[{literal}]" if ":" in literal else literal
@@ -147,18 +154,33 @@ def host(text: str) -> str:
 def _split(kind: str, text: str) -> SplitResult:
     if any(ord(character) < 0x21 or ord(character) == 0x7F for character in text.strip()):
         raise KeyFormatError(kind, text, "it contains a space or a control character")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise KeyFormatError(kind, text, "it contains half a character (a lone surrogate)")
     try:
         parts = urlsplit(text.strip())
-        _ = parts.port
     except ValueError as problem:
         raise KeyFormatError(kind, text, f"it is no URL ({problem})") from None
     if parts.scheme.lower() not in DEFAULT_PORTS:
         raise KeyFormatError(kind, text, "it must start with http:// or https://")
     if parts.username is not None or parts.password is not None:
         raise KeyFormatError(kind, text, "it contains a user name or password, which are not kept")
+    if not parts.netloc.startswith("[") and parts.netloc.count(":") > 1:
+        raise KeyFormatError(kind, text, "an IPv6 address in a URL stands in brackets, such as http://[2001:db8::1]/")
     if not parts.hostname:
         raise KeyFormatError(kind, text, "it names no host")
     return parts
+
+
+def _port_of(kind: str, text: str, parts: SplitResult) -> int | None:
+    """The port that is written, None for none; `http://host:/` has none (RFC 3986 section 3.2.3)."""
+    name = parts.netloc.rpartition("@")[2]
+    rest = name.partition("]")[2] if name.startswith("[") else name[len(name.partition(":")[0]) :]
+    if rest in ("", ":"):
+        return None
+    try:
+        return port(rest.removeprefix(":")) if rest.startswith(":") else port("")
+    except KeyFormatError as problem:
+        raise KeyFormatError(kind, text, f"{rest[:20]!r} after its host is no port; {problem.reason}") from None
 
 
 def _raw_host(parts: SplitResult) -> str:
@@ -174,7 +196,8 @@ def origin(text: str) -> str:
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise KeyFormatError("Website", text, "an origin has no path; give it as a URL instead")
     scheme = parts.scheme.lower()
-    return f"{scheme}://{host(_raw_host(parts))}:{port(parts.port or DEFAULT_PORTS[scheme])}"
+    number = _port_of("Website", text, parts) or DEFAULT_PORTS[scheme]
+    return f"{scheme}://{host(_raw_host(parts))}:{number}"
 
 
 def url(text: str) -> str:
@@ -184,7 +207,7 @@ def url(text: str) -> str:
     """
     parts = _split("URL", text)
     scheme = parts.scheme.lower()
-    number = parts.port
+    number = _port_of("URL", text, parts)
     suffix = f":{number}" if number is not None and number != DEFAULT_PORTS[scheme] else ""
     path = _dot_free(_percent(parts.path)) or "/"
     query = f"?{_percent(parts.query)}" if parts.query else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from kattegat.errors import KeyFormatError, UsageError
 from kattegat.model import keys
-from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Network, Website
+from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Network
 
 LARGEST_NETWORK = 4096
 """Addresses; a person who means more says so network by network."""
@@ -34,14 +34,16 @@ def parse(text: str, *, zone: str = keys.DEFAULT_ZONE) -> Asset:
     try:
         if "://" in bare:
             url = URL(bare)
-            return Website(bare.rstrip("/")) if url.url.count("/") == 3 and url.url.endswith("/") else url
+            # The normal form decides: a fragment or an empty query makes no page of a site's root.
+            return url.website if url.url.count("/") == 3 and url.url.endswith("/") else url
         if "/" in bare:
+            _refuse_path(text, bare)
             return _network(bare, zone)
         if _is_address(bare):
             return IPAddress(bare, zone)
         if ":" in bare:
             name, _, port = bare.rpartition(":")
-            if port.isdigit() and name and ":" not in name:
+            if port.isdigit() and name and (":" not in name or name.endswith("]")):
                 scheme = "https" if port in ("443", "8443") else "http"
                 raise TargetError(text, f"for a port give a URL, such as {scheme}://{bare}/")
         return Hostname(bare)
@@ -49,8 +51,24 @@ def parse(text: str, *, zone: str = keys.DEFAULT_ZONE) -> Asset:
         raise TargetError(text, problem.reason) from None
 
 
+def _refuse_path(text: str, bare: str) -> None:
+    """Before a slash stands an address; a name or nothing was meant as a URL or as the name of a file."""
+    front = bare.partition("/")[0]
+    if front and _is_address(front):
+        return
+    try:
+        keys.hostname(front)
+    except KeyFormatError:
+        raise TargetError(
+            text, "it is no network such as 192.0.2.0/24, and there is no file of this name that could be read"
+        ) from None
+    raise TargetError(
+        text, f"for a page give a URL, such as https://{bare}, and there is no file of this name that could be read"
+    )
+
+
 def _is_address(text: str) -> bool:
-    bare = text.removeprefix("[").removesuffix("]")
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     if "%" in bare:
         return ":" in bare
     try:
