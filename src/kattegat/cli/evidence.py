@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from kattegat.cli import look
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, opened
-from kattegat.cli.output import emit, progress_console, table
+from kattegat.cli.output import emit, progress_console, table, write_file
 from kattegat.evidence import vault, verify
 from kattegat.evidence.report import VerifyReport
 from kattegat.model.evidence import Evidence
@@ -67,14 +67,16 @@ def show(
     limit
         How many rows at most.
     """
+    look.check_limit(limit)
     with opened() as install:
         number = install.organisation(organisation)
         with install.database.begin("kat_system") as connection:
-            if which is None or not which.isdigit():
+            # Not isdigit() alone, nor more digits than a record's number has.
+            if which is None or not (which.isascii() and which.isdigit() and len(which) <= 18):
                 return _list(connection, number, which, limit, json)
             stored = vault.get(connection, vault.open_vault(install.settings), number, int(which))
     if save is not None:
-        save.write_bytes(stored.content)
+        write_file(save, stored.content)
     document: dict[str, Any] = {
         "id": stored.id,
         "scanner": stored.scanner,

@@ -52,6 +52,15 @@ FINDINGS = text(
 )
 
 
+STATES = ("queued", "leased", "done", "failed", "dead", "cancelled")
+
+
+def check_limit(limit: int) -> None:
+    """Raises `UsageError` for a number of rows that there can't be."""
+    if not 1 <= limit <= 1_000_000:
+        raise UsageError(f"--limit {limit} is no number of rows; it is 1 to 1000000.")
+
+
 def time_of(given: str | None) -> datetime | None:
     """The time of `--at`; without a zone it is UTC. Raises `UsageError`."""
     if given is None:
@@ -84,6 +93,7 @@ def assets(
     gone
         Those that are no longer present too.
     """
+    check_limit(limit)
     wanted = reading.Filter((type,) if type else None, None if gone else True, search)
     then = time_of(at)
     with opened() as install, install.database.begin("kat_app", [install.organisation(organisation)]) as connection:
@@ -314,6 +324,7 @@ def findings(
     """
     if severity not in SEVERITIES:
         raise UsageError(f"--severity {severity!r} is none; it is one of {', '.join(SEVERITIES)}.")
+    check_limit(limit)
     with opened() as install:
         number = install.organisation(organisation)
         with install.database.begin("kat_app", [number]) as connection:
@@ -346,6 +357,10 @@ def tasks(
     state
         Only in this state: queued, leased, done, failed, dead, cancelled.
     """
+    check_limit(limit)
+    for name in state or ():
+        if name not in STATES:
+            raise UsageError(f"--state {name!r} is none; it is one of {', '.join(STATES)}.")
     with opened() as install:
         numbers = None if organisation is None else [install.organisation(organisation)]
         with install.database.begin("kat_system") as connection:

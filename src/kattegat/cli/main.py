@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kattegat.cli import evidence, look, plugin, plugins, process, up
 from kattegat.cli.scan import scan
-from kattegat.errors import KattegatError
+from kattegat.errors import KattegatError, UsageError
 
 app = App(
     name="kat",
@@ -31,17 +31,26 @@ def run(arguments: list[str] | None = None) -> None:
     sys.exit(main(sys.argv[1:] if arguments is None else arguments))
 
 
+def _readable(arguments: list[str]) -> None:
+    """Raises `UsageError` for bytes that are no text: no key or organisation has them, and no database keeps them."""
+    for argument in arguments:
+        if "\x00" in argument or any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(f"The argument {argument[:80]!r} is no UTF-8 text; type it again.")
+
+
 def main(arguments: list[str]) -> int:
     """Runs `kat`; gives the exit code."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
+        _readable(arguments)
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except KattegatError as problem:
         console.print(f"kat: {problem}", markup=False)
         return problem.exit_code
     except CycloptsError as problem:
-        console.print(f"kat: {' '.join(str(problem).split())} `kat --help` shows what there is.", markup=False)
+        said = " ".join(str(problem).split()).rstrip(".")
+        console.print(f"kat: {said}; `kat --help` shows what there is.", markup=False)
         return 2
     except KeyboardInterrupt:
         console.print("kat: stopped.", markup=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kattegat.errors import KattegatError
 from kattegat.reports.terminal import safe
 
 
@@ -32,6 +34,14 @@ def emit(document: Any, as_json: bool, show: Callable[[Console], None]) -> None:
         sys.stdout.flush()
     else:
         show(console())
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file that a person asked for; raises `KattegatError` with the reason if that can't be done."""
+    try:
+        path.write_bytes(content)
+    except OSError as problem:
+        raise KattegatError(f"{path} can't be written ({problem.strerror}); choose another file.") from None
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "", empty: str = "") -> Table | Text:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from kattegat import registry, settings
-from kattegat.cli.output import emit, table
+from kattegat.cli.output import emit, table, write_file
 from kattegat.errors import KattegatError, UsageError
 from kattegat.model import assets as model
 from kattegat.model import targets
@@ -119,7 +119,7 @@ def try_(
     )
     result = asyncio.run(runner_job.run_job(job, registry.load(), environment))
     if save is not None and result.evidence:
-        save.write_bytes(result.evidence)
+        write_file(save, result.evidence)
     found: list[Any] = []
     if result.outcome == "ok":
         found = list(spec.implementation().parse(asset, Evidence.unpack(result.evidence)))

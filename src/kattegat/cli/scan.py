@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -18,18 +20,21 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from sqlalchemy import text
 
+from kattegat import registry, settings
 from kattegat.accounts import consent, networks, organisations
 from kattegat.cli import follow
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
-from kattegat.cli.output import emit, progress_console
+from kattegat.cli.output import emit, progress_console, write_file
 from kattegat.cli.supervise import ROLES, ProcessesDiedError, Supervisor
-from kattegat.errors import KattegatError, UsageError
+from kattegat.errors import KattegatError, KeyFormatError, UsageError
 from kattegat.inventory import declare
+from kattegat.model import keys
 from kattegat.model import targets as parsing
 from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Website
 from kattegat.model.verdict import SEVERITIES, rank
 from kattegat.reports import contents as report
 from kattegat.reports import page, terminal
+from kattegat.runner import dns
 from kattegat.scheduler import dispatch, plan, scans
 from kattegat.store.database import DatabaseUnreachableError
 
@@ -91,18 +96,25 @@ def scan(
     if not 0 <= clearance <= 4:
         raise UsageError(f"--clearance {clearance} is not a level; it is 0, 1, 2, 3 or 4.")
     assets = read_targets(targets)
+    # All that was typed is looked at before anything is made or started.
+    chosen = _choice(scanner, skip)
+    for network in allow or ():
+        try:
+            keys.network(network)
+        except KeyFormatError as problem:
+            raise UsageError(f"--allow {network!r} is no network: {problem.reason}.") from None
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {html.absolute().parent} for --html; make it first.")
     if dns_server is not None:
         os.environ["KAT_DNS_SERVER"] = dns_server
+    dns.resolvers(settings.load().dns_server)
     remarks = progress_console()
     with opened(make=True, progress=lambda said: remarks.print(said, style="dim")) as install:
-        chosen = _choice(install, scanner, skip)
         if dns_server is not None and "web" in install.live():
             raise UsageError("This install is running with its own resolver: set KAT_DNS_SERVER for kat up instead.")
         contents = perform(install, remarks, organisation, assets, clearance, allow or [], chosen)
     if html is not None:
-        html.write_text(page.render(contents), encoding="utf-8")
+        write_file(html, page.render(contents).encode("utf-8", "replace"))
     emit(contents, json, lambda console: terminal.show(console, contents))
     if not contents.complete:
         remarks.print(f"kat: the scan is not complete: {contents.incomplete_because}", markup=False)
@@ -116,9 +128,9 @@ def read_targets(given: tuple[str, ...]) -> list[Asset]:
     found: dict[Asset, None] = {}
     for argument in given:
         if argument == "-":
-            found.update(dict.fromkeys(parsing.read(sys.stdin)))
-        elif argument and "\x00" not in argument and Path(argument).is_file():
-            found.update(dict.fromkeys(_file(Path(argument))))
+            found.update(dict.fromkeys(_listed("standard input", sys.stdin.buffer.read)))
+        elif _is_file(argument):
+            found.update(dict.fromkeys(_listed(argument, Path(argument).read_bytes)))
         else:
             found[parsing.parse(argument)] = None
     if not found:
@@ -126,15 +138,25 @@ def read_targets(given: tuple[str, ...]) -> list[Asset]:
     return list(found)
 
 
-def _file(path: Path) -> list[Asset]:
+def _is_file(argument: str) -> bool:
+    """Whether a target is the name of a list: a file, or a pipe such as `<(...)` of a shell."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise UsageError(f"The list of targets {path} can't be read ({problem}).") from None
+        return stat.S_IFMT(os.stat(argument).st_mode) in (stat.S_IFREG, stat.S_IFIFO)
+    except (OSError, ValueError):
+        return False
+
+
+def _listed(name: str, read: Callable[[], bytes]) -> list[Asset]:
+    try:
+        lines = read().decode("utf-8").splitlines()
+    except OSError as problem:
+        raise UsageError(f"The list of targets {name} can't be read ({problem.strerror}).") from None
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"The list of targets {name} is not UTF-8 text (byte {problem.start}).") from None
     try:
         return list(parsing.read(lines))
     except parsing.TargetError as problem:
-        raise UsageError(f"{path}: {problem}") from None
+        raise UsageError(f"{name}: {problem}") from None
 
 
 def implied(asset: Asset) -> list[Asset]:
@@ -149,9 +171,9 @@ def implied(asset: Asset) -> list[Asset]:
     return [asset]
 
 
-def _choice(install: Install, scanner: list[str] | None, skip: list[str] | None) -> scans.Choice:
+def _choice(scanner: list[str] | None, skip: list[str] | None) -> scans.Choice:
     for name in [*(scanner or ()), *(skip or ())]:
-        install.registry.scanner(name)
+        registry.load().scanner(name)
     return scans.Choice(tuple(scanner) if scanner else None, tuple(skip or ()))
 
 
@@ -171,7 +193,7 @@ def perform(
     stopped = ""
     outcome: scans.Outcome = "complete"
     try:
-        with processes(install, remarks) as supervisor:
+        with interruptible(), processes(install, remarks) as supervisor:
             stopped = _follow(install, remarks, supervisor, started)
     except KeyboardInterrupt:
         outcome, stopped = "stopped", "it was stopped; the same command again goes on where it ended"
@@ -300,6 +322,21 @@ class Watcher:
         """Stops our own processes, if we started any."""
         if self._own is not None:
             self._own.stop()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Being told to end, or losing the terminal, stops a scan as Ctrl-C does: its processes must not stay behind."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
