@@ -18,7 +18,7 @@ from kattegat import registry, settings
 from kattegat.model import assets
 from kattegat.model.evidence import Evidence
 from kattegat.model.facts import Found, NotMeasured
-from kattegat.model.work import Job, Limits, Result
+from kattegat.model.work import Job, KnownFact, Limits, Result
 from kattegat.runner.job import run_job
 from kattegat.runner.net import Shared
 
@@ -28,8 +28,18 @@ if TYPE_CHECKING:
 Target = tuple[str, str, str]
 
 
-def scan(lab: Lab, targets: Sequence[Target], environment: Mapping[str, str] | None = None) -> list[Result]:
-    """One result for each (scanner, asset type, key), in order; `environment` adds settings, such as KAT_CA_FILE."""
+def scan(
+    lab: Lab,
+    targets: Sequence[Target],
+    environment: Mapping[str, str] | None = None,
+    *,
+    known: Sequence[KnownFact] = (),
+    seconds: int = 60,
+) -> list[Result]:
+    """One result for each (scanner, asset type, key), in order; `environment` adds settings, such as KAT_CA_FILE.
+
+    `known` are facts that come with the jobs about their assets; `seconds` is how long each job may take.
+    """
     jobs = [
         Job(
             task_id=number,
@@ -41,7 +51,8 @@ def scan(lab: Lab, targets: Sequence[Target], environment: Mapping[str, str] | N
             asset_key=key,
             clearance=2,
             limits=Limits("internet", own_networks=["10.77.0.0/16", "fd77::/64"]),
-            seconds=60,
+            known=[fact for fact in known if (fact.asset_type, fact.asset_key) == (type_, key)],
+            seconds=seconds,
         )
         for number, (scanner, type_, key) in enumerate(targets)
     ]

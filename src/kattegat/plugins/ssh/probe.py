@@ -236,7 +236,7 @@ def _with_keys(profile: SshProfile, connections: list[_Connection], server: KexI
         if connection.offer is None:
             reasons.setdefault("", connection.why())
             continue
-        asked = connection.offer[1].host_keys
+        asked = connection.offer[1].host_keys or ("",)
         try:
             key = connection.host_key()
         except WireError as error:

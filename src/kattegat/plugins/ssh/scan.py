@@ -39,8 +39,8 @@ PAUSE_SECONDS = 0.1
 LONGEST_NAME, MOST_NAMES = 64, 200
 LONGEST_TEXT = 300
 TURNED_AWAY = (b"Exceeded MaxStartups", b"Not allowed at this time")  # sshd of OpenSSH, in place of an identification
-# How other protocols begin, also where they go on waiting: HTTP, FTP and SMTP, IMAP, POP3, a TLS alert, telnet.
-OTHERS = (b"HTTP/", b"220", b"* OK", b"+OK", b"\x15\x03", b"\xff\xfb", b"\xff\xfd")
+# How other protocols begin, also where they go on waiting: HTTP, FTP and SMTP, IMAP, POP3, Redis, TLS, telnet.
+OTHERS = (b"HTTP/", b"220", b"* OK", b"+OK", b"-ERR", b"\x15\x03", b"\xff\xfb", b"\xff\xfd")
 KINDS = (SshServer, SshAlgorithms, SshHostKey)
 LISTS = {
     "kex": "kex",
@@ -155,6 +155,8 @@ def _why(profile: SshProfile, what: str) -> str:
 
 def _other_protocol(conversation: Conversation) -> bool:
     """Whether what answered is surely no SSH: it said something else. Silence, and being turned away, say nothing."""
+    if not conversation:
+        return False
     first = conversation[0]
     said = first.received
     if not said or said.startswith((b"SSH-", *TURNED_AWAY)):
