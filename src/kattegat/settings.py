@@ -11,6 +11,8 @@ import msgspec
 
 from kattegat.errors import UsageError
 
+LEVELS = ("debug", "info", "warning", "error")
+
 
 class SettingError(UsageError):
     """A setting with a value that can't be read."""
@@ -44,6 +46,19 @@ def _number(text: str) -> int:
     return value
 
 
+def _positive(text: str) -> int:
+    value = _number(text)
+    if value < 1:
+        raise ValueError("it must be at least 1")
+    return value
+
+
+def _level(text: str) -> str:
+    if text.lower() not in LEVELS:
+        raise ValueError("it must be debug, info, warning or error")
+    return text.lower()
+
+
 def _port(text: str) -> int:
     value = _number(text)
     if value > 65535:
@@ -74,12 +89,12 @@ SETTINGS: dict[str, Setting] = {
         Setting("KAT_DNS_SERVER", "", "The resolver to ask, ADDRESS[:PORT]; by default the machine's own.", str),
         Setting("KAT_TRUST_ANCHOR", "", "A file with DNSKEY or DS records to trust; by default the root's.", str),
         Setting("KAT_CA_FILE", "", "Root certificates to trust in scans, as PEM; by default the system's.", str),
-        Setting("KAT_CONCURRENCY", "50", "How many scans a runner has under way at once.", _number),
-        Setting("KAT_CONNECTIONS_PER_ADDRESS", "8", "Connections a runner has open to one address at once.", _number),
-        Setting("KAT_CONNECT_SECONDS", "5", "Seconds to wait for a connection.", _number),
-        Setting("KAT_SCAN_SECONDS", "300", "Seconds after which a scan is ended.", _number),
+        Setting("KAT_CONCURRENCY", "50", "How many scans a runner has under way at once.", _positive),
+        Setting("KAT_CONNECTIONS_PER_ADDRESS", "8", "Connections a runner has open to one address at once.", _positive),
+        Setting("KAT_CONNECT_SECONDS", "5", "Seconds to wait for a connection.", _positive),
+        Setting("KAT_SCAN_SECONDS", "300", "Seconds after which a scan is ended.", _positive),
         Setting("KAT_EVIDENCE_URL", "", "An object store for evidence (s3://...); by default a folder.", str),
-        Setting("KAT_LOG", "warning", "What is logged: debug, info, warning or error.", str),
+        Setting("KAT_LOG", "warning", "What is logged: debug, info, warning or error.", _level),
     )
 }
 

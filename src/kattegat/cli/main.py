@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from kattegat.cli import evidence, look, plugin, plugins, process, up
-from kattegat.cli.scan import scan
+from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
 app = App(
@@ -44,12 +44,14 @@ def main(arguments: list[str]) -> int:
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         _readable(arguments)
+        # A lone hyphen is an option without a name to the parser.
+        arguments = [STANDARD_INPUT if argument == "-" else argument for argument in arguments]
         result = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except KattegatError as problem:
         console.print(f"kat: {problem}", markup=False)
         return problem.exit_code
     except CycloptsError as problem:
-        said = " ".join(str(problem).split()).rstrip(".")
+        said = " ".join(str(problem).split()).rstrip(" .,")
         console.print(f"kat: {said}; `kat --help` shows what there is.", markup=False)
         return 2
     except KeyboardInterrupt:

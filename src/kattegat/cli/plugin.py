@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
 from kattegat import registry, settings
+from kattegat.cli import given
 from kattegat.cli.output import emit, table, write_file
 from kattegat.errors import KattegatError, UsageError
 from kattegat.model import assets as model
@@ -106,6 +107,8 @@ def try_(
     environment = settings.load()
     if dns_server is not None:
         environment = msgspec.structs.replace(environment, dns_server=dns_server)
+    given.check_networks(allow or ())
+    given.check_resolver(environment.dns_server)
     job = Job(
         task_id=0,
         lease_token=0,

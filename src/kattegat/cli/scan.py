@@ -22,22 +22,21 @@ from sqlalchemy import text
 
 from kattegat import registry, settings
 from kattegat.accounts import consent, networks, organisations
-from kattegat.cli import follow
+from kattegat.cli import follow, given
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
 from kattegat.cli.output import emit, progress_console, write_file
 from kattegat.cli.supervise import ROLES, ProcessesDiedError, Supervisor
-from kattegat.errors import KattegatError, KeyFormatError, UsageError
+from kattegat.errors import KattegatError, UsageError
 from kattegat.inventory import declare
-from kattegat.model import keys
 from kattegat.model import targets as parsing
 from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Website
 from kattegat.model.verdict import SEVERITIES, rank
 from kattegat.reports import contents as report
 from kattegat.reports import page, terminal
-from kattegat.runner import dns
 from kattegat.scheduler import dispatch, plan, scans
 from kattegat.store.database import DatabaseUnreachableError
 
+STANDARD_INPUT = "/dev/stdin"
 POLL_SECONDS = 0.25
 STUCK_SECONDS = 900.0
 CONSENT = "By starting kat scan this person says that the organisation permits the scan of these targets."
@@ -98,16 +97,13 @@ def scan(
     assets = read_targets(targets)
     # All that was typed is looked at before anything is made or started.
     chosen = _choice(scanner, skip)
-    for network in allow or ():
-        try:
-            keys.network(network)
-        except KeyFormatError as problem:
-            raise UsageError(f"--allow {network!r} is no network: {problem.reason}.") from None
+    organisations.check_code(organisation)
+    given.check_networks(allow or ())
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {html.absolute().parent} for --html; make it first.")
     if dns_server is not None:
         os.environ["KAT_DNS_SERVER"] = dns_server
-    dns.resolvers(settings.load().dns_server)
+    given.check_resolver(settings.load().dns_server)
     remarks = progress_console()
     with opened(make=True, progress=lambda said: remarks.print(said, style="dim")) as install:
         if dns_server is not None and "web" in install.live():
@@ -123,11 +119,11 @@ def scan(
     return 1 if worst <= rank(fail_on) else 0
 
 
-def read_targets(given: tuple[str, ...]) -> list[Asset]:
+def read_targets(arguments: tuple[str, ...]) -> list[Asset]:
     """The assets that the arguments name; raises `UsageError` when there are none."""
     found: dict[Asset, None] = {}
-    for argument in given:
-        if argument == "-":
+    for argument in arguments:
+        if argument in ("-", STANDARD_INPUT):
             found.update(dict.fromkeys(_listed("standard input", sys.stdin.buffer.read)))
         elif _is_file(argument):
             found.update(dict.fromkeys(_listed(argument, Path(argument).read_bytes)))
