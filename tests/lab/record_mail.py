@@ -1,6 +1,6 @@
 """Scans the laboratory's mail and keeps the evidence for the tests of the mail plugin.
 
-python tests/lab/record_mail.py          # needs root; replaces tests/plugins/recorded/mail/*.evidence
+python tests/lab/record_mail.py          # needs root; writes tests/plugins/recorded/mail/<scanner>--<host>.evidence
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ def main() -> None:
     """Records everything."""
     RECORDED.mkdir(parents=True, exist_ok=True)
     with Lab() as lab:
-        results = [(domain, scan(lab, "mail-policy", domain, selectors=SELECTORS)) for domain in DOMAINS]
-        results += [(server, scan(lab, "smtp-banner", server, domain=domain)) for server, domain in SERVERS.items()]
-    for name, result in results:
+        results = {f"mail-policy--{name}": scan(lab, "mail-policy", name, selectors=SELECTORS) for name in DOMAINS}
+        for server, domain in SERVERS.items():
+            results[f"smtp-banner--{server}"] = scan(lab, "smtp-banner", server, domain=domain)
+    for name, result in results.items():
         if result.outcome != "ok":
             raise RuntimeError(f"{name}: {result.reason}")
         (RECORDED / f"{name}.evidence").write_bytes(result.evidence)

@@ -19,7 +19,7 @@ NOW = datetime(2026, 11, 1, tzinfo=UTC)
 def verdicts(name: str, scanner: Any) -> dict[str, list[str] | str]:
     """Check -> keys of items, or the reason for unknown; checks that pass are left out."""
     host = Hostname(name)
-    evidence = Evidence.unpack((RECORDED / f"{name}.evidence").read_bytes())
+    evidence = Evidence.unpack((RECORDED / f"{scanner.__scanner__.name}--{name}.evidence").read_bytes())
     found = [entry for entry in scanner.parse(host, evidence) if isinstance(entry, Found)]
     measured = set(scanner.__scanner__.yields)
     said: dict[str, list[str] | str] = {}
@@ -124,4 +124,4 @@ def test_servers(server: str, expected: dict[str, list[str]]) -> None:
 def test_every_recording_is_read_here() -> None:
     text = Path(__file__).read_text()
     for path in RECORDED.glob("*.evidence"):
-        assert f'"{path.stem}"' in text
+        assert f'"{path.stem.partition("--")[2]}"' in text

@@ -44,7 +44,7 @@ def parse(host: Hostname, evidence: Evidence) -> list[Found | NotMeasured]:
 
 
 def recorded(name: str) -> list[Found | NotMeasured]:
-    return parse(Hostname(name), Evidence.unpack((RECORDED / f"{name}.evidence").read_bytes()))
+    return parse(Hostname(name), Evidence.unpack((RECORDED / f"smtp-banner--{name}.evidence").read_bytes()))
 
 
 def test_a_server_with_starttls() -> None:

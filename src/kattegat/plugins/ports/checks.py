@@ -43,9 +43,11 @@ def _judge(
     names: Mapping[int, str] | None = None,
 ) -> Verdict:
     """Fails for each open port that is wanted; with none, says unknown where one of `among` was never asked."""
-    text = translatable("TCP port {port} is open" if names is None else "TCP port {port} ({name}) is open")
+    bare, named = translatable("TCP port {port} is open"), translatable("TCP port {port} ({name}) is open")
     items = [
-        Item(f"tcp/{port}", text, {"port": port} | ({"name": names[port]} if names is not None else {}))
+        Item(f"tcp/{port}", bare, {"port": port})
+        if names is None
+        else Item(f"tcp/{port}", named, {"port": port, "name": names[port]})
         for port in sorted({fact.port for fact in ports if wanted(fact.port)})
     ]
     asked = set().union(*(spread(fact.asked) for fact in scans))

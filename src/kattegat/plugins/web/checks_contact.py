@@ -75,6 +75,10 @@ def _expires(context: Context, facts: Facts[SecurityTxt]) -> datetime | None:
 )  # fmt: skip
 @judged.per_vantage
 def security_txt_missing(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
+    """The name answers over HTTPS, and neither place of RFC 9116 section 3 gives a file.
+
+    Unknown when a server error (5xx, 429) came in place of the file: that does not say that there is none.
+    """
     found = facts.one
     if found is None or found.found:
         return Pass()
@@ -91,6 +95,10 @@ def security_txt_missing(context: Context, facts: Facts[SecurityTxt]) -> Verdict
 )  # fmt: skip
 @judged.per_vantage
 def security_txt_expired(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
+    """Expires lies in the past. No file, or one without a readable Expires, passes: other checks tell of that.
+
+    A site without TLS that leads to a file over HTTPS passes, since the site that serves the file is judged by it.
+    """
     expires = _expires(context, facts)
     if expires is None:
         return Pass()
@@ -112,6 +120,7 @@ def security_txt_expired(context: Context, facts: Facts[SecurityTxt]) -> Verdict
 )  # fmt: skip
 @judged.per_vantage
 def security_txt_expires_soon(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
+    """Expires lies ahead by at most the option's days. One that has passed is `security-txt-expired`'s."""
     expires = _expires(context, facts)
     if expires is None or expires <= context.now:
         return Pass()
@@ -132,6 +141,10 @@ def security_txt_expires_soon(context: Context, facts: Facts[SecurityTxt]) -> Ve
 )  # fmt: skip
 @judged.per_vantage
 def security_txt_invalid(context: Context, facts: Facts[SecurityTxt]) -> Verdict:
+    """The file breaks a rule of RFC 9116: an item for each rule, not for each line that breaks it.
+
+    A site without TLS that leads to a file over HTTPS passes, since the site that serves the file is judged by it.
+    """
     fact = facts.one
     if fact is None or _judged_elsewhere(context, fact):
         return Pass()

@@ -29,6 +29,7 @@ def _all(facts: Facts[Cookies]) -> dict[str, list[Cookie]]:
 )  # fmt: skip
 @judged.per_vantage
 def cookie_secure(context: Context, facts: Facts[Cookies]) -> Verdict:
+    """The site over HTTPS sets a cookie without Secure. Items: the names of such cookies."""
     text = translatable("The cookie {name} has no Secure attribute.")
     return verdict(
         [
@@ -48,6 +49,7 @@ def cookie_secure(context: Context, facts: Facts[Cookies]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def cookie_httponly(context: Context, facts: Facts[Cookies]) -> Verdict:
+    """A cookie whose name is one of a session or log-in lacks HttpOnly. Others may be meant for scripts, and pass."""
     text = translatable("The cookie {name} looks like that of a session and has no HttpOnly attribute.")
     return verdict(
         [
@@ -69,6 +71,7 @@ def cookie_httponly(context: Context, facts: Facts[Cookies]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def cookie_samesite(context: Context, facts: Facts[Cookies]) -> Verdict:
+    """A cookie has no SameSite, one with a value that browsers don't know, or None without Secure."""
     items: list[Item] = []
     for name, same in _all(facts).items():
         for cookie in same:
@@ -104,6 +107,7 @@ _PREFIX_TEXTS = {
 )  # fmt: skip
 @judged.per_vantage
 def cookie_prefix(context: Context, facts: Facts[Cookies]) -> Verdict:
+    """The name begins with __Secure- or __Host-, and the attributes that this demands are not all there."""
     items: list[Item] = []
     for name, same in _all(facts).items():
         problem = next((problem for cookie in same if (problem := cookies.prefix_problem(cookie))), "")

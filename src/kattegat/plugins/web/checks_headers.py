@@ -1,4 +1,8 @@
-"""Checks: what the headers of a site's own response tell browsers to guard against."""
+"""Checks: what the headers of a site's own response tell browsers to guard against.
+
+A site that only sends its visitors to another origin shows no page of its own, and passes. Where no page came (a server
+error, a redirect that could not be followed) the verdict is unknown; `judged.page` decides it.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +57,10 @@ _POLICIES = {
 )  # fmt: skip
 @judged.per_vantage
 def csp_missing(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """The page has no policy in a header or `<meta>`; one that only reports counts as none.
+
+    Only documents are judged. Unknown when no page came: a server error, or redirects that could not be followed.
+    """
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
@@ -73,6 +81,11 @@ def csp_missing(context: Context, responses: Facts[HttpResponse], headers: Facts
 )  # fmt: skip
 @judged.per_vantage
 def csp_weak(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """Every policy of the page has the same gap, or one has a directive that no browser knows.
+
+    A page without a policy passes here. A missing frame-ancestors is no gap beside an X-Frame-Options that limits
+    framing. Unknown when no page came.
+    """
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
@@ -97,6 +110,10 @@ def csp_weak(context: Context, responses: Facts[HttpResponse], headers: Facts[Ht
 )  # fmt: skip
 @judged.per_vantage
 def csp_disallowed_host(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """A source list names a host of the option `hosts` or one below it; also URL shorteners with `url_shorteners`.
+
+    Unknown when no page came.
+    """
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
@@ -121,6 +138,7 @@ def csp_disallowed_host(context: Context, responses: Facts[HttpResponse], header
 )  # fmt: skip
 @judged.per_vantage
 def x_content_type_options(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """The header is missing, or its first value is not nosniff. Unknown when no page came."""
     if (instead := judged.page(responses.one)) is not None:
         return instead
     sent = judged.listed(judged.values(headers.one, "x-content-type-options"))
@@ -160,6 +178,10 @@ def _frame_options_problem(values: list[str]) -> str:
 )  # fmt: skip
 @judged.per_vantage
 def frame_protection(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """Nothing limits who may frame the page: not frame-ancestors, nor X-Frame-Options where there is none.
+
+    Only documents are judged. Unknown when no page came.
+    """
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
@@ -191,6 +213,10 @@ def frame_protection(context: Context, responses: Facts[HttpResponse], headers: 
 )  # fmt: skip
 @judged.per_vantage
 def referrer_policy(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """No header or `<meta>` gives a policy, browsers know none of them, or the one in force tells whole addresses.
+
+    Only documents are judged. Unknown when no page came.
+    """
     response = responses.one
     if (instead := judged.page(response, documents=True)) is not None or response is None:
         return instead or Pass()
@@ -221,6 +247,7 @@ def referrer_policy(context: Context, responses: Facts[HttpResponse], headers: F
 )  # fmt: skip
 @judged.per_vantage
 def permissions_policy(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """The header is missing or empty; what it says is not judged. Only documents are. Unknown when no page came."""
     if (instead := judged.page(responses.one, documents=True)) is not None:
         return instead
     if any(value.strip() for value in judged.values(headers.one, "permissions-policy")):
@@ -241,6 +268,7 @@ def permissions_policy(context: Context, responses: Facts[HttpResponse], headers
 )  # fmt: skip
 @judged.per_vantage
 def nonstandard_headers(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """The response has a header of `NONSTANDARD`. Items: their names. Unknown when no page came."""
     if (instead := judged.page(responses.one)) is not None:
         return instead
     found = [name for name in NONSTANDARD if judged.values(headers.one, name)]
@@ -261,6 +289,10 @@ def nonstandard_headers(context: Context, responses: Facts[HttpResponse], header
 )  # fmt: skip
 @judged.per_vantage
 def cors_credentials(context: Context, responses: Facts[HttpResponse], headers: Facts[HttpHeaders]) -> Verdict:
+    """Credentials are allowed together with the origin `*` or `null`. Unknown when no page came.
+
+    Whether the server takes over any origin that it is asked with is not tried: the scanner sends none.
+    """
     if (instead := judged.page(responses.one)) is not None:
         return instead
     origins = [value.strip() for value in judged.values(headers.one, "access-control-allow-origin")]

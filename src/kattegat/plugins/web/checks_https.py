@@ -47,12 +47,17 @@ UNSEEN = ("failed", "blocked", "elsewhere")
 )  # fmt: skip
 @judged.per_vantage
 def no_https(context: Context, ports: Facts[WebPorts]) -> Verdict:
+    """Addresses answer HTTP on port 80 and do not speak TLS on 443; one item when that holds for all of them.
+
+    Where no address answers HTTP there is no site to judge: pass. Unknown when what is needed of port 80 or 443 could
+    not be measured, or 443 was never tried.
+    """
     http = sorted({port.address for port in ports if port.scheme == "http" and port.answers == "http"})
     https = {port.address for port in ports if port.scheme == "https" and port.answers}
     without = {port.address for port in ports if port.scheme == "https" and not port.answers}
     if not http:
         unsure = [reason for reason in ports.unmeasured if reason.startswith("http/")]
-        return Unknown(unsure[0]) if unsure and without and not https else Pass()
+        return Unknown(unsure[0]) if unsure and not https else Pass()
     unsure = [reason for reason in ports.unmeasured if reason.startswith("https/")]
     missing = [address for address in http if address in without]
     if not https and missing and not unsure:
@@ -78,6 +83,10 @@ def no_https(context: Context, ports: Facts[WebPorts]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """The site over HTTP shows content, redirects in circles, or leads to another site that is not HTTPS either.
+
+    Unknown after a server error, and when a redirect on the way could not be followed.
+    """
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -111,6 +120,7 @@ def https_redirect_missing(context: Context, responses: Facts[HttpResponse]) -> 
 )  # fmt: skip
 @judged.per_vantage
 def https_redirect_elsewhere(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """The site over HTTP leads to HTTPS of another host. Unknown only when it never answered."""
     response, site = responses.one, context.asset
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -132,6 +142,10 @@ def https_redirect_elsewhere(context: Context, responses: Facts[HttpResponse]) -
 )  # fmt: skip
 @judged.per_vantage
 def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """A hop of the redirects leads from https to http. Items: the pairs of origins.
+
+    Without such a hop, unknown when what lies behind a hop could not be seen.
+    """
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -155,6 +169,10 @@ def redirect_downgrade(context: Context, responses: Facts[HttpResponse]) -> Verd
 )  # fmt: skip
 @judged.per_vantage
 def redirect_loop(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """A redirect leads to where the visitor was, or there is one more after as many as are followed.
+
+    Unknown when what lies behind a hop could not be seen.
+    """
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -202,6 +220,10 @@ def _own_hsts(context: Context, response: HttpResponse) -> tuple[str, ...]:
 )  # fmt: skip
 @judged.per_vantage
 def hsts_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """None of the site's own responses, up to the first that leads elsewhere, has a Strict-Transport-Security header.
+
+    Unknown after a server error, which other software than the site's may have sent.
+    """
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -223,6 +245,7 @@ def hsts_missing(context: Context, responses: Facts[HttpResponse]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def hsts_weak(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """The header is malformed, its max-age is 0 or below the option's, or several differ. None at all passes here."""
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -258,6 +281,7 @@ def hsts_weak(context: Context, responses: Facts[HttpResponse]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def hsts_subdomains(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """A header that browsers heed has no includeSubDomains. One that is missing or void passes here."""
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)

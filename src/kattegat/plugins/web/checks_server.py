@@ -31,6 +31,7 @@ _APACHE = re.compile(r"\bApache/2\.4\.(49|50)(?![\d.])")
 )  # fmt: skip
 @judged.per_vantage
 def server_version(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
+    """A header that names software has a number in it that reads as a version. Items: the names of the headers."""
     if headers.one is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
     items = []
@@ -55,6 +56,10 @@ def server_version(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
 )  # fmt: skip
 @judged.per_vantage
 def apache_path_traversal(context: Context, headers: Facts[HttpHeaders]) -> Verdict:
+    """The Server header says Apache 2.4.49 or 2.4.50. Items: the CVE numbers. Other headers are not looked at.
+
+    A server that hides its version passes; a distribution that mended it under the old number fails all the same.
+    """
     if headers.one is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
     found = {match[1] for value in judged.values(headers.one, "server") for match in _APACHE.finditer(value)}
@@ -77,6 +82,7 @@ def apache_path_traversal(context: Context, headers: Facts[HttpHeaders]) -> Verd
 )  # fmt: skip
 @judged.per_vantage
 def site_error(context: Context, responses: Facts[HttpResponse]) -> Verdict:
+    """The site's last own response has a status of 500 or more."""
     response = responses.one
     if response is None:
         return Unknown(judged.RESPONSE_UNKNOWN)
@@ -102,6 +108,10 @@ def site_error(context: Context, responses: Facts[HttpResponse]) -> Verdict:
 def address_differences(
     context: Context, responses: Facts[HttpResponse], differences: Facts[AddressDifferences]
 ) -> Verdict:
+    """Two addresses of the site differ in the status or in a security header. Items: what differs.
+
+    Without a difference, unknown when one of the addresses could not be asked.
+    """
     found = differences.one
     items: list[Item] = []
     for difference in found.differences if found is not None else ():

@@ -124,10 +124,10 @@ def write_files(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, newline="")
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "good.test")])
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "good.test")])
     now, serial = datetime.now(UTC), x509.random_serial_number()
     certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), serial, now, now + timedelta(days=30))
+        x509.CertificateBuilder(issuer, issuer, key.public_key(), serial, now, now + timedelta(days=30))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(entry) for entry in sorted(NAMES)]), critical=False)
         .sign(key, hashes.SHA256())
     )
@@ -214,13 +214,13 @@ async def net() -> AsyncIterator[GuardedNet]:
 def scanner(name: str) -> web.WebsitesScanner | web.HttpScanner | web.SecurityTxtScanner | web.AddressWebsitesScanner:
     """A scanner of the plugin by its name."""
     kinds = (web.WebsitesScanner, web.AddressWebsitesScanner, web.HttpScanner, web.SecurityTxtScanner)
-    return next(kind for kind in kinds if kind.__scanner__.name == name)()  # type: ignore[attr-defined]
+    return next(kind for kind in kinds if kind.__scanner__.name == name)()  # type: ignore[union-attr]
 
 
 def file_of(name: str, asset: Asset) -> str:
     """The name of the file with the evidence of a scan."""
     place = asset.origin.replace("://", "-").replace(":", "-") if isinstance(asset, Website) else asset.key
-    return f"{name}-{place.replace('|', '-')}.msgpack"
+    return f"{name}--{place.replace('|', '-')}.evidence"
 
 
 async def scan() -> dict[str, Evidence]:
