@@ -115,8 +115,11 @@ class Picture:
         """The facts of a need of an asset, or the reason why there are none to go by."""
         if not need.link:
             return self._about(row, need.fact)
+        # A link can lead to several types of asset (websites and services present certificates); the fact is about one.
         linked = [
-            self.rows[other] for other in self.neighbours[row.id, need.link, need.backwards] if other in self.rows
+            self.rows[other]
+            for other in self.neighbours[row.id, need.link, need.backwards]
+            if other in self.rows and isinstance(self.rows[other].asset, need.fact.about)
         ]
         parts = [(other, self._about(other, need.fact)) for other in linked]
         missing = [f"{part.missing} ({other.asset})" for other, part in parts if part.missing]
