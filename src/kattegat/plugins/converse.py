@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from kattegat import plugin
+from kattegat.plugin import NotReached
 from kattegat.plugins.exchange import MAX_CONVERSATION, Conversation, Ended, Exchange, Probe, Step
 
 
@@ -17,6 +19,38 @@ class Stream(Protocol):
     async def write(self, data: bytes, /) -> None: ...
 
     async def close(self) -> None: ...
+
+
+class Line:
+    """A connection of the runner whose failures are the `OSError`s that `converse` expects."""
+
+    def __init__(self, stream: plugin.Stream) -> None:
+        self._stream = stream
+
+    async def read(self, limit: int, /) -> bytes:
+        try:
+            return await self._stream.read(limit)
+        except NotReached as problem:
+            raise os_error(problem) from problem
+
+    async def write(self, data: bytes, /) -> None:
+        try:
+            await self._stream.write(data)
+        except NotReached as problem:
+            raise os_error(problem) from problem
+
+    async def close(self) -> None:
+        await self._stream.close()
+
+
+def os_error(problem: NotReached) -> Exception:
+    """The failure as `converse` expects it; itself where this machine or the job's share is to blame.
+
+    That says nothing about the server, so it ends the scan.
+    """
+    if problem.how in ("local", "limit"):
+        return problem
+    return TimeoutError(str(problem)) if problem.how == "timeout" else ConnectionError(str(problem))
 
 
 async def _exchange(stream: Stream, step: Step, seconds: float) -> Exchange:

@@ -16,11 +16,10 @@ from kattegat.plugin import (
     NotReached,
     Part,
     Service,
-    Stream,
     days,
     scanner,
 )
-from kattegat.plugins.converse import converse
+from kattegat.plugins.converse import Line, converse, os_error
 from kattegat.plugins.exchange import Conversation, WireError, decode, encode
 from kattegat.plugins.ports import Banner
 from kattegat.plugins.ssh.facts import SshAlgorithms, SshHostKey, SshServer
@@ -54,35 +53,6 @@ def may_speak_ssh(service: Service) -> bool:
     return service.protocol == "tcp" and service.port not in WEB_PORTS
 
 
-class _Line:
-    """A connection of the runner whose failures are the `OSError`s that `converse` expects."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def read(self, limit: int, /) -> bytes:
-        try:
-            return await self._stream.read(limit)
-        except NotReached as problem:
-            raise _translated(problem) from problem
-
-    async def write(self, data: bytes, /) -> None:
-        try:
-            await self._stream.write(data)
-        except NotReached as problem:
-            raise _translated(problem) from problem
-
-    async def close(self) -> None:
-        await self._stream.close()
-
-
-def _translated(problem: NotReached) -> Exception:
-    # What is wrong with this machine, or with the job's share, ends the scan: it says nothing about the server.
-    if problem.how in ("local", "limit"):
-        return problem
-    return TimeoutError(str(problem)) if problem.how == "timeout" else ConnectionError(str(problem))
-
-
 @scanner(
     "ssh", about=Service, clearance=1, every=days(3), yields=[SshServer, SshAlgorithms, SshHostKey], uses=[Banner],
     applies=may_speak_ssh,
@@ -99,14 +69,14 @@ class SshScanner:
         problems: list[str] = []
         until = time.monotonic() + SCAN_SECONDS
 
-        async def connect() -> _Line:
+        async def connect() -> Line:
             if time.monotonic() >= until:
                 raise TimeoutError
             try:
-                return _Line(await net.connect(service.address.address, service.port))
+                return Line(await net.connect(service.address.address, service.port))
             except NotReached as problem:
                 problems.append(str(problem))
-                raise _translated(problem) from problem
+                raise os_error(problem) from problem
 
         conversation = await converse(probe(), connect, seconds=STEP_SECONDS, pause=PAUSE_SECONDS)
         if conversation[0].ended == "unreachable":

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from kattegat.plugin import Net, NotReached, Part, Stream, Website
-from kattegat.plugins.converse import converse
+from kattegat.plugin import Net, NotReached, Part, Website
+from kattegat.plugins.converse import Line, converse, os_error
 from kattegat.plugins.exchange import Conversation, Probe, WireError, decode, encode
 from kattegat.plugins.tls.facts import NO_IPV6
 from kattegat.plugins.tls.wire import host_name
@@ -62,35 +62,6 @@ async def addresses(site: Website, net: Net) -> list[str]:
     return [str(ip) for ip in parsed[:MOST_ADDRESSES]]
 
 
-class _Line:
-    """A connection of the runner whose failures are the `OSError`s that `converse` expects."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    async def read(self, limit: int, /) -> bytes:
-        try:
-            return await self._stream.read(limit)
-        except NotReached as problem:
-            raise _translated(problem) from problem
-
-    async def write(self, data: bytes, /) -> None:
-        try:
-            await self._stream.write(data)
-        except NotReached as problem:
-            raise _translated(problem) from problem
-
-    async def close(self) -> None:
-        await self._stream.close()
-
-
-def _translated(problem: NotReached) -> Exception:
-    # What is wrong with this machine, or with the job's share, ends the scan: it says nothing about the server.
-    if problem.how in ("local", "limit"):
-        return problem
-    return TimeoutError(str(problem)) if problem.how == "timeout" else ConnectionError(str(problem))
-
-
 def _no_ipv6(address: str, problem: NotReached) -> bool:
     """Whether this machine could not even try, for want of a route or an address of its own for IPv6."""
     error = problem.__context__
@@ -121,15 +92,15 @@ async def talk(net: Net, address: str, port: int, plan: Probe, *, pause: float =
     """Carries out a plan with one address. Raises `NotReached` only where this machine is to blame, and `Blocked`."""
     problems: list[str] = []
 
-    async def connect() -> _Line:
+    async def connect() -> Line:
         try:
-            return _Line(await net.connect(address, port))
+            return Line(await net.connect(address, port))
         except NotReached as problem:
             if _no_ipv6(address, problem):
                 problems.append(f"{NO_IPV6}.")
                 raise ConnectionError(NO_IPV6) from problem
             problems.append(str(problem))
-            raise _translated(problem) from problem
+            raise os_error(problem) from problem
 
     at = datetime.now(UTC).replace(microsecond=0)
     conversation = await converse(plan, connect, seconds=STEP_SECONDS, pause=pause)
