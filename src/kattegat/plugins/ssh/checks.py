@@ -285,7 +285,7 @@ def open_to_everybody(context: Context, servers: Facts[SshServer]) -> Verdict:
     title=translatable("The server has no modern key exchange"),
     risk=translatable("Clients have to fall back on slow or weak groups, and will refuse them one day."),
     fix=translatable("Add curve25519-sha256 to KexAlgorithms, and sntrup761x25519-sha512 or mlkem768x25519-sha256."),
-    reference="RFC 9142 section 3.1, RFC 8731",
+    reference="RFC 9142 section 4, RFC 8731",
     applies=may_speak_ssh,
 )
 def no_modern_kex(context: Context, algorithms: Facts[SshAlgorithms]) -> Verdict:
