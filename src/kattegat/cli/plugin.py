@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import keyword
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from cyclopts import App, Parameter
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 
+from kattegat import plugin as sdk
 from kattegat import registry, settings
 from kattegat.cli import given
 from kattegat.cli.output import emit, table, write_file
@@ -42,15 +45,14 @@ def new(name: str, /, *, folder: Path = Path()) -> int:
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name for a plugin; use lower-case letters, digits and single hyphens.")
     module = name.replace("-", "_")
-    if module in registry.load().plugins or name in registry.load().plugins:
-        raise UsageError(f"There is a plugin {name!r} already; choose another name.")
+    words = {"name": name, "module": module, "class": "".join(part.title() for part in name.split("-"))}
+    _check_free(name, module, words["class"])
     root = folder / name
     if root.exists():
         raise UsageError(f"{root} exists already; choose another name or folder.")
     environment = Environment(  # noqa: S701 - Python source, not HTML
         loader=PackageLoader("kattegat.cli", "plugin_template"), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    words = {"name": name, "module": module, "class": "".join(part.title() for part in name.split("-"))}
     places = {
         "pyproject.toml.j2": root / "pyproject.toml",
         "README.md.j2": root / "README.md",
@@ -69,6 +71,19 @@ def new(name: str, /, *, folder: Path = Path()) -> int:
         markup=False,
     )
     return 0
+
+
+def _check_free(name: str, module: str, fact: str) -> None:
+    """Raises `UsageError` for a name whose plugin could not be loaded beside what is installed."""
+    installed = registry.load()
+    if module in installed.plugins or name in installed.plugins:
+        raise UsageError(f"There is a plugin {name!r} already; choose another name.")
+    if name in installed.scanners or f"{name}-missing" in installed.checks or f"{name}-empty" in installed.checks:
+        raise UsageError(f"There is a scanner or check called after {name!r} already; choose another name.")
+    if fact in installed.facts or fact in dir(sdk):
+        raise UsageError(f"A plugin {name!r} would have the fact {fact!r}, which is taken; choose another name.")
+    if keyword.iskeyword(module) or importlib.util.find_spec(module) is not None:
+        raise UsageError(f"Python has something called {module!r} already; choose another name.")
 
 
 @app.command(name="try")
