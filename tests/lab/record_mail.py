@@ -42,7 +42,7 @@ def scan(lab: Lab, scanner: str, host: str, *, domain: str | None = None, select
     options = {"selectors": selectors} if selectors is not None else {}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result"
-        command = [sys.executable, str(HERE / "scan_mail.py"), scanner, host, lab.resolver, str(out)]
+        command = [sys.executable, str(HERE / "scan_mail.py"), scanner, host, lab.resolver, str(lab.ca), str(out)]
         process = lab.popen([*command, json.dumps(known), json.dumps(options)])
         if process.wait() != 0:
             raise RuntimeError(f"{scanner} of {host} ended with {process.returncode}")

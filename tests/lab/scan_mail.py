@@ -23,7 +23,7 @@ from kattegat.settings import load
 NETWORKS = ["10.77.0.0/16", "fd77::/64"]
 
 
-def main(scanner: str, host: str, resolver: str, out: str, known: str = "[]", options: str = "{}") -> None:
+def main(scanner: str, host: str, resolver: str, ca: str, out: str, known: str = "[]", options: str = "{}") -> None:
     registry = Registry([Plugin("dns", dns), Plugin("mail", mail)])
     job = Job(
         task_id=1,
@@ -39,7 +39,7 @@ def main(scanner: str, host: str, resolver: str, out: str, known: str = "[]", op
         known=msgspec.json.decode(known, type=list[KnownFact]),
         seconds=120,
     )
-    result = asyncio.run(run_job(job, registry, load({"KAT_DNS_SERVER": resolver})))
+    result = asyncio.run(run_job(job, registry, load({"KAT_DNS_SERVER": resolver, "KAT_CA_FILE": ca})))
     Path(out).write_bytes(msgspec.msgpack.encode(result))
 
 

@@ -108,10 +108,14 @@ def tls_rpt(*records: str, problems: list[TagProblem] | None = None) -> TlsRptPo
     return TlsRptPolicy(records=list(records), rua=[], problems=problems or [])
 
 
+HINT = "selectors can't be listed, and {} (name yours in the option mail-policy.selectors)"
+
+
 def greeting(address: str = "192.0.2.1", **fields: Any) -> SmtpGreeting:
     right: dict[str, Any] = {
         "banner": "mx ESMTP", "extensions": ["STARTTLS"], "starttls": True, "tls_problem": "",
         "tls_version": "TLSv1.3", "cipher_suite": "TLS_AES_128_GCM_SHA256", "chain": [SmtpCertificate("00", "")],
+        "trust": "trusted", "name_matches": True, "names": ["mx.example.org"], "tlsa": False,
     }  # fmt: skip
     return SmtpGreeting(address=address, **(right | fields))
 
@@ -302,8 +306,8 @@ YES, NO = DkimSelectors(exists=True, asked=["s1", "s2"]), DkimSelectors(exists=F
     [
         (exchange(host()), YES, facts(key()), ""),
         (exchange(host()), NO, facts(), [("dkim", "there is no name below _domainkey, so no selector")]),
-        (exchange(host()), YES, facts(), "selectors can't be listed, and none of the 2 selectors tried is there"),
-        (exchange(host()), YES, facts(key(revoked=True)), "selectors can't be listed, and all keys found are revoked"),
+        (exchange(host()), YES, facts(), HINT.format("none of the 2 selectors tried is there")),
+        (exchange(host()), YES, facts(key(revoked=True)), HINT.format("all keys found are revoked")),
         (exchange(host()), YES, facts(unmeasured=(f"s2: {SILENT}",)), f"s2: {SILENT}"),
         (exchange(host()), YES, facts(key(), unmeasured=(f"s2: {SILENT}",)), ""),
         (
@@ -519,10 +523,30 @@ def test_smtp() -> None:
         ("192.0.2.3", "192.0.2.3 speaks TLSv1.1 at most")
     ]
     assert judge(mail.smtp_old_tls, facts(greeting(), torn)) == "192.0.2.4: it refused STARTTLS: 454 no"
-    for check in (mail.smtp_no_starttls, mail.smtp_old_tls):
+    for check in (mail.smtp_no_starttls, mail.smtp_old_tls, mail.smtp_certificate_untrusted):
         assert judge(check, facts()) == ""
         assert judge(check, facts(greeting())) == ""
         assert judge(check, facts(greeting(), unmeasured=(f"192.0.2.9: {SILENT}",))) == f"192.0.2.9: {SILENT}"
+
+
+def test_smtp_certificate() -> None:
+    check = mail.smtp_certificate_untrusted
+    wrong = {"trust": "self-signed", "trust_reason": "It is signed by itself.", "name_matches": False, "names": ["a.b"]}
+    assert judge(check, facts(greeting(), greeting("192.0.2.2", **wrong))) == [
+        ("192.0.2.2 name", "the certificate at 192.0.2.2 is for a.b"),
+        ("192.0.2.2 self-signed", "192.0.2.2: It is signed by itself"),
+    ]
+    # With DANE, a certificate of no authority can be the right one.
+    for tlsa, said in ((True, "its TLSA records say which certificate counts, and are not checked"),
+                       (None, "whether it has TLSA records is not known")):  # fmt: skip
+        assert judge(check, facts(greeting(tlsa=tlsa))) == ""
+        assert judge(check, facts(greeting(tlsa=tlsa, **wrong))) == f"192.0.2.1: {said}"
+    unsure = greeting(trust="unknown", trust_reason="The roots were not recorded.")
+    assert judge(check, facts(unsure)) == "192.0.2.1: The roots were not recorded"
+    torn = greeting(tls_problem="it refused STARTTLS: 454 no", chain=[], trust="", name_matches=None)
+    assert judge(check, facts(torn)) == "192.0.2.1: it refused STARTTLS: 454 no"
+    plain = greeting(starttls=False, tls_version="", chain=[], trust="", name_matches=None, tlsa=None)
+    assert judge(check, facts(plain)) == ""
 
 
 def test_every_check_of_a_policy_is_about_registrable_domains() -> None:

@@ -49,8 +49,8 @@ def recorded(name: str) -> list[Found | NotMeasured]:
 
 def test_a_server_with_starttls() -> None:
     said = recorded("mail.good.test")
-    assert [entry.item for entry in said] == ["10.77.0.25", "fd77::25"]
-    entry = said[0]
+    entry, certificate, second = said
+    assert (entry.item, second.item) == ("10.77.0.25", "fd77::25")
     assert isinstance(entry, Found)
     fact: Any = entry.fact
     assert (fact.banner, fact.starttls, fact.tls_problem) == ("mail.good.test ESMTP", True, "")
@@ -64,6 +64,24 @@ def test_a_server_with_starttls() -> None:
         Link("has_service", address, service),
         Link("presents", service, Certificate(fact.chain[0].sha256)),
     )
+    assert (fact.trust, fact.name_matches, fact.names, fact.tlsa) == ("trusted", True, ["mail.good.test"], True)
+    assert isinstance(certificate, Found)
+    assert certificate.asset == Certificate(fact.chain[0].sha256)
+    details: Any = certificate.fact
+    assert (details.dns_names, details.key_type) == (["mail.good.test"], "EC")
+
+
+def test_an_older_recording_has_neither_roots_nor_a_time() -> None:
+    evidence = Evidence.unpack((RECORDED / "smtp-banner--mail.good.test.evidence").read_bytes())
+    bare = [
+        Part(part.name, part.content, {name: value for name, value in part.notes.items() if name != "at"})
+        for part in evidence.parts
+        if part.name in ("smtp", "tls")
+    ]
+    entry = parse(Hostname("mail.good.test"), Evidence(tuple(bare)))[0]
+    assert isinstance(entry, Found)
+    fact: Any = entry.fact
+    assert (fact.trust, fact.tlsa, fact.name_matches) == ("unknown", None, True)
 
 
 def test_a_server_without_starttls() -> None:

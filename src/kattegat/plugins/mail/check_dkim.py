@@ -11,6 +11,7 @@ from kattegat.plugins.mail.judging import mail_hosts, once
 
 __all__ = ["dkim_invalid_key", "dkim_missing", "dkim_short_key", "dkim_testing", "dkim_weak_key"]
 
+HINT = "name yours in the option mail-policy.selectors"
 TOO_SHORT, SHORT = "key-too-short", "key-short"
 NOT_WRONG = frozenset({TOO_SHORT, SHORT, "key-too-long", "testing", "revoked", "unknown-tag"})
 
@@ -42,7 +43,7 @@ def dkim_missing(
             return verdict([], unknown=keys.unmeasured[0])
         tried = len({selector for fact in selectors for selector in fact.asked})
         found = "all keys found are revoked" if len(keys) else f"none of the {tried} selectors tried is there"
-        return verdict([], unknown=f"selectors can't be listed, and {found}")
+        return verdict([], unknown=f"selectors can't be listed, and {found} ({HINT})")
     return verdict([Item("dkim", translatable("there is no name below _domainkey, so no selector"))])
 
 

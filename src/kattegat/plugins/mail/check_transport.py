@@ -21,6 +21,7 @@ __all__ = [
     "mta_sts_not_enforced",
     "mx_is_alias",
     "mx_missing_address",
+    "smtp_certificate_untrusted",
     "smtp_no_starttls",
     "smtp_old_tls",
     "tls_rpt_invalid",
@@ -264,4 +265,45 @@ def smtp_old_tls(context: Context, greetings: Facts[SmtpGreeting]) -> Verdict:
             items.append(Item(fact.address, text, {"address": fact.address, "version": fact.tls_version}))
         elif fact.starttls and not fact.tls_version:
             unknown = f"{fact.address}: {fact.tls_problem}"
+    return verdict(once(items), unknown=unknown or (greetings.unmeasured[0] if greetings.unmeasured else None))
+
+
+@check(
+    "smtp-certificate-untrusted",
+    about=Hostname,
+    needs=[SmtpGreeting],
+    severity="low",
+    title=translatable("Senders can't verify the mail server's certificate"),
+    risk=translatable(
+        "Someone in between can pass for the mail server; senders that verify (MTA-STS, or set so) do not deliver."
+    ),
+    fix=translatable("Install a certificate for the host name in the MX record, of an authority that senders trust."),
+    reference="RFC 8461 section 4.2, RFC 9525 section 6",
+)
+def smtp_certificate_untrusted(context: Context, greetings: Facts[SmtpGreeting]) -> Verdict:
+    """The certificate behind STARTTLS is not for the MX host, or leads to no trusted root. With TLSA records: unknown.
+
+    TLSA records (DANE) say which certificate counts, also one of no authority; whether they fit is not checked.
+    """
+    items, unknown = [], None
+    for fact in greetings:
+        params: dict[str, str | int] = {"address": fact.address}
+        wrong = []
+        if fact.name_matches is False:
+            text = translatable("the certificate at {address} is for {names}")
+            wrong.append(Item(f"{fact.address} name", text, {**params, "names": ", ".join(fact.names[:5]) or "-"}))
+        if fact.trust not in ("", "trusted", "unknown", "no-chain"):
+            text = translatable("{address}: {reason}")
+            wrong.append(
+                Item(f"{fact.address} {fact.trust}", text, {**params, "reason": fact.trust_reason.rstrip(".")})
+            )
+        if fact.trust == "unknown":
+            unknown = f"{fact.address}: {fact.trust_reason.rstrip('.')}"
+        elif fact.starttls and not fact.chain:
+            unknown = f"{fact.address}: {fact.tls_problem}"
+        if wrong and fact.tlsa is False:
+            items += wrong
+        elif wrong:
+            told = "its TLSA records say which certificate counts, and are not checked"
+            unknown = f"{fact.address}: {told if fact.tlsa else 'whether it has TLSA records is not known'}"
     return verdict(once(items), unknown=unknown or (greetings.unmeasured[0] if greetings.unmeasured else None))

@@ -173,7 +173,9 @@ class SmtpGreeting(Fact, about=Hostname):
     `banner`: the text behind the code 220, with "(varies)" for times and identifiers. `extensions`: the lines of its
     answer to EHLO behind the first. `starttls`: whether it offers STARTTLS (RFC 3207). `tls_problem`: why no
     certificate was read though STARTTLS is offered, or "". `tls_version`, `cipher_suite`: what a handshake of today
-    agrees on, "" for none. `chain`: leaf first.
+    agrees on, "" for none. `chain`: leaf first. `trust`, `trust_reason`, `name_matches`, `names`: as in
+    `TlsHandshake`, for the host's name; `trust` is "" without a certificate. `tlsa`: whether the host publishes which
+    certificate counts (DANE, RFC 7672); None when that look-up got no answer.
     """
 
     address: str
@@ -184,3 +186,8 @@ class SmtpGreeting(Fact, about=Hostname):
     tls_version: str
     cipher_suite: str
     chain: list[SmtpCertificate]
+    trust: str = ""
+    trust_reason: str = ""
+    name_matches: bool | None = None
+    names: list[str] = msgspec.field(default_factory=list)
+    tlsa: bool | None = None

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import re
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 from typing import Any, TypeVar
+
+import msgspec
 
 from kattegat.errors import KeyFormatError
 from kattegat.plugin import (
@@ -28,10 +32,14 @@ from kattegat.plugin import (
     via,
 )
 from kattegat.plugins import exchange
+from kattegat.plugins.dns import message
 from kattegat.plugins.dns.records import DnsRecords
 from kattegat.plugins.exchange import Ended, Exchange, Step, WireError
 from kattegat.plugins.mail.facts import MailExchange, SmtpCertificate, SmtpGreeting
 from kattegat.plugins.mail.smtp_wire import Session, open_session, read_session
+from kattegat.plugins.tls import certificate as x509facts
+from kattegat.plugins.tls.facts import CertificateDetails
+from kattegat.plugins.tls.handshake import MOST_NAMES, ROOTS, chain_trust, details, roots_part
 from kattegat.plugins.tls.probe import certificate_probe
 from kattegat.plugins.tls.profile import Handshake, analyse_certificate
 
@@ -56,7 +64,7 @@ T = TypeVar("T")
     about=Hostname,
     clearance=1,
     every=days(1),
-    yields=[SmtpGreeting],
+    yields=[SmtpGreeting, CertificateDetails],
     # The records of any domain make a host a mail server, also of one whose mail policy is not scanned.
     uses=[via("mail_server", MailExchange, backwards=True), via("mail_server", DnsRecords, backwards=True)],
 )
@@ -75,10 +83,15 @@ class SmtpBannerScanner:
             parts += await _visit(host, address, net)
         if parts and all(part.name == "refused" for part in parts):
             raise NotReached(str(parts[0].notes["reason"]))
+        chains = [handshake.chain_der for part in parts if part.name == "tls" and (handshake := _handshake(part))]
+        if any(chains):
+            parts.append(message.part(await net.dns(f"_{PORT}._tcp.{host.name}", "TLSA")))
+            parts.append(await asyncio.to_thread(roots_part, chains, str(net.options.get("ca_file") or "")))
         return Evidence(tuple(parts))
 
     def parse(self, host: Hostname, evidence: Evidence) -> Iterator[Found | NotMeasured]:
         tls = {str(part.notes.get("address", "")): part for part in evidence.named("tls")}
+        seen: set[str] = set()
         for part in evidence.named("refused"):
             address = str(part.notes.get("address", ""))
             yield NotMeasured("SmtpGreeting", str(part.notes.get("reason", "it was not contacted")), address, host)
@@ -94,8 +107,18 @@ class SmtpBannerScanner:
             if session.problem:
                 yield NotMeasured("SmtpGreeting", str(part.notes.get("problem") or session.problem), address, host)
                 continue
+            leaf, unreadable = _leaf(handshake)
             fact = _greeting(address, session, handshake)
+            if fact.chain:
+                fact = _judged(fact, host, handshake, leaf, evidence, tls[address])
             yield Found(host, fact, address, _links(host, asset, fact))
+            if fact.chain and fact.chain[0].sha256 not in seen:
+                seen.add(fact.chain[0].sha256)
+                certificate = Certificate(fact.chain[0].sha256)
+                if leaf is None:
+                    yield NotMeasured("CertificateDetails", unreadable, about=certificate)
+                else:
+                    yield Found(certificate, details(leaf))
 
 
 def is_mail_server(host: Hostname, known: Any) -> bool:
@@ -187,7 +210,8 @@ async def _visit(host: Hostname, address: str, net: Net) -> list[Part]:
     try:
         if ready:
             tls = await _handshakes(host, address, net, line)
-            parts.append(Part("tls", exchange.encode(tuple(tls)), {"address": address}))
+            at = datetime.now(UTC).isoformat(timespec="seconds")
+            parts.append(Part("tls", exchange.encode(tuple(tls)), {"address": address, "at": at}))
         else:
             await line.perform(Step("QUIT", b"QUIT\r\n", lambda _: True, same_connection=True))
     finally:
@@ -236,6 +260,52 @@ async def _again(address: str, net: Net, old: _Line | None) -> _Line | None:
 
 def _handshake(part: Part | None) -> Handshake | None:
     return analyse_certificate(exchange.decode(part.content)) if part is not None else None
+
+
+def _leaf(handshake: Handshake | None) -> tuple[x509facts.Certificate | None, str]:
+    """The first certificate of the chain as read; else None and why it can't be read, or "" where there is none."""
+    if handshake is None or not handshake.chain_der:
+        return None, ""
+    try:
+        return x509facts.read_certificate(handshake.chain_der[0]), ""
+    except WireError as error:
+        return None, str(error)
+
+
+def _judged(
+    fact: SmtpGreeting,
+    host: Hostname,
+    handshake: Handshake | None,
+    leaf: x509facts.Certificate | None,
+    evidence: Evidence,
+    part: Part,
+) -> SmtpGreeting:
+    """The fact with what its certificate is worth to a sender that verifies it."""
+    at = _moment(part.notes.get("at"))
+    if at is None:
+        trust, reason = "unknown", "It was not recorded when the certificate was shown."
+    else:
+        chain = handshake.chain_der if handshake else ()
+        trust, reason = chain_trust(chain, leaf, at, evidence.first(ROOTS))
+    asked = evidence.first("dns")
+    answer = message.read(asked) if asked is not None else message.Answer("it was not asked")
+    return msgspec.structs.replace(
+        fact,
+        trust=trust,
+        trust_reason=reason,
+        name_matches=x509facts.matches(host.name, leaf) if leaf else None,
+        names=[*leaf.dns_names, *leaf.ip_names][:MOST_NAMES] if leaf else [],
+        tlsa=None if answer.problem else bool(answer.records),
+    )
+
+
+def _moment(recorded: object) -> datetime | None:
+    """A recorded time; None for what is none, and for one without a zone, which is no moment."""
+    try:
+        at = datetime.fromisoformat(str(recorded))
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else None
 
 
 def steady(banner: str) -> str:

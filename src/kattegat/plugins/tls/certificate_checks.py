@@ -187,7 +187,12 @@ def certificate_weak_signature(context: Context, details: Facts[CertificateDetai
 
 
 def _public(handshakes: Facts[TlsHandshake], sha256: str) -> tuple[bool, str]:
-    """Whether the certificate leads to a root that everybody has; and why that is not known, or ""."""
+    """Whether the certificate leads to a root that everybody has; and why that is not known, or "".
+
+    These rules are of browsers: a certificate that no website shows, such as a mail server's, is left alone.
+    """
+    if not handshakes.linked and not len(handshakes):
+        return False, ""
     own = [fact for fact in handshakes if fact.leaf == sha256]
     if any(fact.trust == "trusted" and fact.roots == "system" for fact in own):
         return True, ""

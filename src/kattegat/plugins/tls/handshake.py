@@ -108,7 +108,7 @@ def _found(
             facts = x509facts.read_certificate(handshake.chain_der[0])
         except WireError as error:
             unreadable = str(error)
-    verdict = _trust(handshake.chain_der, facts, talk.at, anchors)
+    verdict = chain_trust(handshake.chain_der, facts, talk.at, anchors)
     names = [*facts.dns_names, *facts.ip_names][:MOST_NAMES] if facts else []
     fact = TlsHandshake(
         address=talk.address,
@@ -203,9 +203,10 @@ def _read_roots(part: Part) -> tuple[x509.Certificate, ...]:
     return tuple(roots)
 
 
-def _trust(
+def chain_trust(
     chain: tuple[bytes, ...], facts: x509facts.Certificate | None, at: datetime, anchors: Part | None
 ) -> tuple[str, str]:
+    """`trust` and `trust_reason` of a `TlsHandshake`, by the roots that `roots_part` recorded."""
     if chain and anchors is None:
         return "unknown", "The roots were not recorded."
     if chain and anchors is not None and (problem := str(anchors.notes.get("problem", ""))):
