@@ -16,7 +16,7 @@ from kattegat.model.verdict import Fail, Pass, Unknown, Verdict
 from kattegat.plugin import Context, Facts, Known, declared
 from kattegat.plugins import tls
 from kattegat.plugins.tls.facts import NO_IPV6, CertificateDetails, OfferedVersion, TlsHandshake, TlsProtocols
-from kattegat.plugins.tls.suite_checks import insecure, not_recommended, weak
+from kattegat.plugins.tls.suite_checks import insecure, no_secrecy, not_recommended, weak
 from kattegat.plugins.tls.suites import suites
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -430,7 +430,7 @@ def test_a_modern_version_that_was_not_measured() -> None:
         ("tls-weak-cipher", "TLS_DHE_DSS_WITH_AES_128_GCM_SHA256", "DSA with keys of 1024 bits"),
         ("tls-cipher-not-recommended", "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA", "CBC with MAC-then-encrypt"),
         ("tls-cipher-not-recommended", "TLS_ECDHE_ECDSA_WITH_AES_128_CCM_8", "its authentication tag"),
-        ("tls-cipher-not-recommended", "TLS_RSA_WITH_AES_128_CCM_8", "RSA key transport"),
+        ("tls-no-forward-secrecy", "TLS_RSA_WITH_AES_128_CCM_8", "without forward secrecy"),
         ("tls-no-forward-secrecy", "TLS_RSA_WITH_AES_128_GCM_SHA256", "without forward secrecy"),
         ("tls-no-forward-secrecy", "TLS_ECDH_RSA_WITH_AES_128_GCM_SHA256", "without forward secrecy"),
     ],
@@ -444,17 +444,8 @@ def test_each_bad_suite_is_an_item_with_its_reason(check: str, suite: str, reaso
 
 def test_every_suite_that_is_not_secure_is_in_exactly_one_grade() -> None:
     for suite in suites().values():
-        grades = [name.__name__ for name in (insecure, weak, not_recommended) if name(suite)]
-        only_secrecy = suite.strength == "weak" and suite.reason.endswith("forward secrecy (RFC 9325 section 4.1)")
-        if suite.strength == "secure":
-            assert grades == []
-        elif not only_secrecy:
-            assert len(grades) == 1, suite
-        else:
-            # Its lack of forward secrecy has a check of its own, and may be all that is wrong with it.
-            assert len(grades) <= 1, suite
-            fact = offers(OfferedVersion("TLSv1.2", [suite.name]))
-            assert list(items(on_site("tls-no-forward-secrecy", fact))) == [suite.name]
+        grades = [name.__name__ for name in (insecure, weak, no_secrecy, not_recommended) if name(suite)]
+        assert len(grades) == (suite.strength != "secure"), suite
 
 
 @pytest.mark.parametrize(

@@ -45,11 +45,14 @@ def weak(suite: Suite) -> str:
 
 def not_recommended(suite: Suite) -> str:
     """Why a suite without a known break in practice is not among those that guidelines name; "" for the others."""
-    if suite.strength != "weak" or weak(suite):
+    if suite.strength != "weak" or weak(suite) or _no_secrecy(suite):
         return ""
-    if suite.mac != "AEAD":
-        return CBC
-    return "" if _no_secrecy(suite) and not suite.encryption.endswith("CCM_8") else suite.reason
+    return suite.reason if suite.mac == "AEAD" else CBC
+
+
+def no_secrecy(suite: Suite) -> str:
+    """Why a suite is without forward secrecy; "" for those that have it, and for those that are reported as worse."""
+    return NO_SECRECY if _no_secrecy(suite) and suite.strength != "insecure" and not weak(suite) else ""
 
 
 def _judged(protocols: Facts[TlsProtocols], why: Callable[[Suite], str]) -> Verdict:
@@ -135,5 +138,5 @@ def tls_cipher_not_recommended(context: Context, protocols: Facts[TlsProtocols])
     applies=is_https,
 )
 def tls_no_forward_secrecy(context: Context, protocols: Facts[TlsProtocols]) -> Verdict:
-    """Keys are exchanged with RSA or a fixed Diffie-Hellman key, in a suite that is not reported as insecure."""
-    return _judged(protocols, lambda suite: NO_SECRECY if _no_secrecy(suite) and suite.strength != "insecure" else "")
+    """Keys are exchanged with RSA or a fixed Diffie-Hellman key, in a suite that no graver check reports."""
+    return _judged(protocols, no_secrecy)
