@@ -171,7 +171,9 @@ def name_servers_few(context: Context, records: Facts[DnsRecords]) -> Verdict:
     """The zone's own NS records name one server. A name with none is no zone of its own."""
     servers = _records(records, "NS")
     if len(servers) == 1:
-        return verdict([Item("one", translatable("{server} is the only name server"), {"server": servers[0]})])
+        return verdict(
+            [Item("one", translatable("{server} is the only name server"), {"server": servers[0].rstrip(".")})]
+        )
     return verdict([], unknown=_unless(records.gap("NS"), "NS"))
 
 
