@@ -460,7 +460,7 @@ def test_command_line(
 ) -> None:
     from kattegat.runner import main
 
-    monkeypatch.setattr(main, "logging_to_stderr", lambda level: None)
+    monkeypatch.setattr(main.logs, "to_stderr", lambda level, role: None)
     monkeypatch.setattr(main, "raise_file_limit", lambda: None)
     monkeypatch.setenv("KAT_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("KAT_DNS_SERVER", "nonsense")

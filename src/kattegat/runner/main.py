@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from contextlib import aclosing, closing
 from pathlib import Path
 
-from kattegat import registry, settings
+from kattegat import logs, registry, settings
 from kattegat.errors import KattegatError
 from kattegat.model import keys
 from kattegat.runner.door import Door
 from kattegat.runner.net import Shared
 from kattegat.runner.outbox import Outbox
-from kattegat.runner.process import Runner, logging_to_stderr, raise_file_limit, serve
+from kattegat.runner.process import Runner, raise_file_limit, serve
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = arguments().parse_args(argv)
     try:
         install = settings.load()
-        logging_to_stderr(install.log)
+        logs.to_stderr(install.log, "runner")
         raise_file_limit()
         asyncio.run(_run(given, install))
     except KattegatError as problem:

@@ -7,7 +7,6 @@ work is given to somebody else. Results that are finished are handed in or kept 
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import resource
@@ -208,38 +207,6 @@ class Runner:
             reason = f"The result was refused. {problem}"
             bare = msgspec.structs.replace(result, outcome="failed", reason=reason, evidence=b"", detail=Detail())
             return await self._door.hand_in(msgspec.msgpack.encode(bare))
-
-
-def logging_to_stderr(level: str) -> None:
-    """JSON lines on stderr, tracebacks as data; what libraries log as well, from warnings up."""
-    number = logging.getLevelNamesMapping().get(level.upper(), logging.WARNING)
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(max(number, logging.WARNING) if number > logging.INFO else number)
-    # Their lines have addresses of targets, one for every step.
-    for noisy in ("asyncio", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
 
 
 def raise_file_limit() -> None:

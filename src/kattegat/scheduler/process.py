@@ -12,8 +12,9 @@ import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from kattegat import logs
 from kattegat.errors import KattegatError
-from kattegat.scheduler import beat, dispatch, logs, queue
+from kattegat.scheduler import beat, dispatch, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database

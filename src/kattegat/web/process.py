@@ -13,10 +13,11 @@ import structlog
 import uvicorn
 from sqlalchemy.exc import SQLAlchemyError
 
+from kattegat import logs
 from kattegat import registry as registries
 from kattegat.errors import KattegatError
 from kattegat.evidence import vault as vaults
-from kattegat.scheduler import beat, job, logs
+from kattegat.scheduler import beat, job
 from kattegat.settings import Settings
 from kattegat.store.database import Database, open_database
 from kattegat.web.app import create_app

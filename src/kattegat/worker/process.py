@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from kattegat import logs
 from kattegat import registry as registries
 from kattegat.checks import evaluate as checks
 from kattegat.errors import KattegatError
@@ -17,7 +18,7 @@ from kattegat.evidence import seal
 from kattegat.evidence import vault as vaults
 from kattegat.evidence.vault import Vault
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, job, logs, queue
+from kattegat.scheduler import beat, job, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database

@@ -45,5 +45,6 @@ def to_stderr(level: str, role: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(min(number, logging.WARNING))
-    for noisy in ("sqlalchemy", "uvicorn", "asyncio", "alembic"):
+    # What these say of every step has addresses of targets in it.
+    for noisy in ("sqlalchemy", "uvicorn", "asyncio", "alembic", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
