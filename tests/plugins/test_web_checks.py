@@ -90,6 +90,7 @@ V6 = "2001:db8::1"
         ([port("http", state="closed"), port("https", state="closed")], (), "pass"),
         ([], (), "pass"),
         ([port("https", state="closed")], ("http/80 192.0.2.1: no answer",), "http/80 192.0.2.1: no answer"),
+        ([], ("http/80 192.0.2.1: no answer", "https/443 192.0.2.1: no answer"), "http/80 192.0.2.1: no answer"),
         ([port("http", answers="http"), port("https", answers="http"),
           port("http", V6, answers="http"), port("https", V6, state="closed")], (), [V6]),
         ([port("http", answers="http"), port("https", state="closed"), port("http", V6, answers="http")],
