@@ -99,7 +99,7 @@ def test_dns_scanners(lab: Lab) -> None:
     for name in UNREADABLE:
         found = results["dns-records", "Hostname", name]
         reasons = {one.reason for one in found if isinstance(one, NotMeasured) and one.item == "A"}
-        assert reasons == {"the server answered SERVFAIL"}, name
+        assert reasons == {"the DNS server answered SERVFAIL"}, name
         assert not [one for one in found if isinstance(one, Found) and one.item == "A"], name
 
     today = int(datetime.now(UTC).strftime("%Y%m%d01"))
@@ -126,11 +126,11 @@ def test_dns_scanners(lab: Lab) -> None:
     assert (first[0], first[2]) == ("", three)
     assert first[1] is not None
     assert today - 1000 < first[1] <= today
-    assert serials == {"ns2": ("", 2026010100, two), "ns3": ("the server answered REFUSED", None, [])}
+    assert serials == {"ns2": ("", 2026010100, two), "ns3": ("the DNS server answered REFUSED", None, [])}
     assert len(read(("name-servers", "Hostname", "bad.test"), results)) == 2
     assert read(("name-servers", "Hostname", "nowhere.test"), results) == {}
     assert results["name-servers", "Hostname", "broken.test"] == [
-        NotMeasured("NameServerAnswer", "the server answered SERVFAIL")
+        NotMeasured("NameServerAnswer", "the DNS server answered SERVFAIL")
     ]
 
     for address, name in POINTERS.items():

@@ -59,7 +59,7 @@ def test_the_wrong_domain_shows_what_is_wrong(lab: Lab) -> None:
 
 def test_a_bogus_zone_is_not_measured(lab: Lab) -> None:
     result = scan(lab, "mail-policy", "broken.test", selectors=["s1"])
-    assert (result.outcome, result.reason) == ("failed", "the server answered SERVFAIL")
+    assert (result.outcome, result.reason) == ("failed", "the DNS server answered SERVFAIL")
 
 
 def test_a_policy_site_that_is_down_leaves_only_its_part_unmeasured(lab: Lab) -> None:

@@ -173,12 +173,13 @@ def test_name_server_lame() -> None:
     check = "name-server-lame"
     assert judge(check, facts(FOUR)) == Pass()
     assert judge(check, facts(FOUR, ["c: No answer."])) == Unknown("c: No answer.")
-    lame = server("c", "192.0.2.3", "the server answered REFUSED")
-    verdict = judge(check, facts([*FOUR, lame, server("d", "", "its name has no address")], ["e: No answer."]))
-    assert keys(verdict) == ["c|192.0.2.3", "d|"]
+    lame = server("c", "192.0.2.3", "the DNS server answered REFUSED")
+    both = server("c", "2001:db8::3", "the DNS server answered REFUSED")
+    verdict = judge(check, facts([*FOUR, lame, both, server("d", "", "its name has no address")], ["e: No answer."]))
+    assert keys(verdict) == ["c the DNS server answered REFUSED", "d its name has no address"]
     assert isinstance(verdict, Fail)
     assert [str(item) for item in verdict.items] == [
-        "c (192.0.2.3): the server answered REFUSED",
+        "c (192.0.2.3, 2001:db8::3): the DNS server answered REFUSED",
         "d: its name has no address",
     ]
 
@@ -188,7 +189,10 @@ def test_name_server_diverging() -> None:
     assert judge(check, facts(FOUR)) == Pass()
     assert judge(check, facts(FOUR, ["c: No answer."])) == Unknown("c: No answer.")
     old = [server("a", "192.0.2.1", serial=5), server("b", "192.0.2.9", serial=4)]
-    assert keys(judge(check, facts(old))) == ["serial b|192.0.2.9"]
+    verdict = judge(check, facts([*old, server("b", "2001:db8::9", serial=3)]))
+    assert keys(verdict) == ["serial b"]
+    assert isinstance(verdict, Fail)
+    assert str(verdict.items[0]) == "b (192.0.2.9, 2001:db8::9) has serial 3, another server has 5"
     other = [server("a", "192.0.2.1", servers=["a", "b"]), server("b", "192.0.2.9", servers=["a"])]
     assert keys(judge(check, facts(other))) == ["servers"]
     lame = [server("a", "192.0.2.1", serial=5), server("b", "192.0.2.9", "lame", serial=None, servers=["x"])]

@@ -136,8 +136,8 @@ def test_names(name: str, host: str, expected: DnsName, items: list[str], linked
 @pytest.mark.parametrize(("name", "host"), [("broken", "broken.test"), ("loop", "loop1.bad.test")])
 def test_a_resolver_that_fails_measures_nothing(name: str, host: str) -> None:
     found = records(name, host)
-    assert found[0] == NotMeasured("DnsName", "the server answered SERVFAIL", None, Hostname(host))
-    assert NotMeasured("DnsRecords", "the server answered SERVFAIL", "A", Hostname(host)) in found
+    assert found[0] == NotMeasured("DnsName", "the DNS server answered SERVFAIL", None, Hostname(host))
+    assert NotMeasured("DnsRecords", "the DNS server answered SERVFAIL", "A", Hostname(host)) in found
     assert not [one for one in found if isinstance(one, Found)]
 
 
@@ -165,7 +165,7 @@ def test_lame_and_diverging_name_servers() -> None:
         server="ns2.nic.test", address="fd77::11", problem="", serial=2026010100, servers=two
     )
     assert read["NameServerAnswer ns3.nic.test|10.77.0.12"] == NameServerAnswer(
-        server="ns3.nic.test", address="10.77.0.12", problem="the server answered REFUSED", serial=None, servers=[]
+        server="ns3.nic.test", address="10.77.0.12", problem="the DNS server answered REFUSED", serial=None, servers=[]
     )
 
 
@@ -280,7 +280,7 @@ def test_what_makes_a_server_lame() -> None:
         problem(reply("a.test", "SOA", SOA, aa=False, **PLACE), listed) == "it answers without authority for the zone"
     )
     assert problem(reply("a.test", "SOA", **PLACE), listed) == "it has no SOA record for the zone"
-    assert problem(reply("a.test", "SOA", rcode="REFUSED", **PLACE), listed) == "the server answered REFUSED"
+    assert problem(reply("a.test", "SOA", rcode="REFUSED", **PLACE), listed) == "the DNS server answered REFUSED"
 
 
 def test_silence_and_refusal_of_the_runner_are_not_measured() -> None:

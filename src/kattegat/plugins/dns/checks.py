@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import defaultdict
 
 from kattegat.plugin import (
     Context,
@@ -251,14 +252,18 @@ def _network(address: str) -> str:
 )
 def name_server_lame(context: Context, answers: Facts[NameServerAnswer]) -> Verdict:
     """A server that is asked itself refuses, or answers without authority. No answer at all says nothing about it."""
+    # A server is one finding, however many addresses it has.
+    wrong: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for fact in answers:
+        if fact.problem:
+            wrong[fact.server, fact.problem].append(fact.address)
     items = [
         Item(
-            f"{fact.server}|{fact.address}",
-            translatable("{server} ({address}): {problem}") if fact.address else translatable("{server}: {problem}"),
-            {"server": fact.server, "address": fact.address, "problem": fact.problem},
+            f"{server} {problem}",
+            translatable("{server} ({addresses}): {problem}") if any(found) else translatable("{server}: {problem}"),
+            {"server": server, "addresses": ", ".join(sorted(found)), "problem": problem},
         )
-        for fact in answers
-        if fact.problem
+        for (server, problem), found in sorted(wrong.items())
     ]
     return verdict(items, unknown=answers.unmeasured[0] if answers.unmeasured else None)
 
@@ -278,22 +283,24 @@ def name_server_diverging(context: Context, answers: Facts[NameServerAnswer]) ->
     """The servers that answer with authority give different SOA serials or different sets of name servers."""
     good = [fact for fact in answers if not fact.problem]
     items = []
-    serials = {fact.serial for fact in good if fact.serial is not None}
-    if len(serials) > 1:
-        newest = max(serials)
-        items += [
-            Item(
-                f"serial {fact.server}|{fact.address}",
-                translatable("{server} ({address}) has serial {serial}, another server has {newest}"),
-                {"server": fact.server, "address": fact.address, "serial": fact.serial or 0, "newest": newest},
-            )
-            for fact in good
-            if fact.serial != newest
-        ]
+    newest = max((fact.serial for fact in good if fact.serial is not None), default=0)
+    behind: dict[str, list[NameServerAnswer]] = defaultdict(list)
+    for fact in good:
+        if fact.serial is not None and fact.serial != newest:
+            behind[fact.server].append(fact)
+    for server, found in sorted(behind.items()):
+        text = translatable("{server} ({addresses}) has serial {serial}, another server has {newest}")
+        shown: dict[str, str | int] = {
+            "server": server,
+            "addresses": ", ".join(sorted(fact.address for fact in found)),
+            "serial": min(fact.serial or 0 for fact in found),
+            "newest": newest,
+        }
+        items.append(Item(f"serial {server}", text, shown))
     sets = {tuple(fact.servers) for fact in good if fact.servers}
     if len(sets) > 1:
-        shown = " / ".join(sorted(", ".join(names) for names in sets))
-        items.append(Item("servers", translatable("they list different name servers: {sets}"), {"sets": shown}))
+        lists = " / ".join(sorted(", ".join(names) for names in sets))
+        items.append(Item("servers", translatable("they list different name servers: {sets}"), {"sets": lists}))
     return verdict(items, unknown=answers.unmeasured[0] if answers.unmeasured else None)
 
 

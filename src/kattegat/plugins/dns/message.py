@@ -66,7 +66,7 @@ def _read(wire: bytes, asked_name: str, rdtype: str) -> Answer:
     name = dns.name.from_text(asked_name)
     rcode = dns.rcode.to_text(message.rcode())
     if rcode not in ("NOERROR", "NXDOMAIN"):
-        return Answer(f"the server answered {rcode}", rcode)
+        return Answer(f"the DNS server answered {rcode}", rcode)
     aliases: list[str] = []
     current = name
     for _ in range(MOST_ALIASES):

@@ -69,7 +69,7 @@ def read(part: Part) -> Reading:
 def _read(reply: dns.message.Message, wanted: dns.rdatatype.RdataType) -> Reading:
     rcode = dns.rcode.to_text(reply.rcode())
     if rcode not in ("NOERROR", "NXDOMAIN"):
-        return Reading(f"the server answered {rcode}", rcode)
+        return Reading(f"the DNS server answered {rcode}", rcode)
     if not reply.question:
         return Reading("the answer repeats no question", "unreadable")
     current, alias = reply.question[0].name, ""
