@@ -95,7 +95,9 @@ def verdicts(case: str) -> dict[str, list[str] | str]:
 def test_the_right_server() -> None:
     expected: dict[str, list[str] | str] = {spec.name: "" for spec in CHECKS}
     expected["ssh-open-to-everybody"] = ["ssh"]
-    expected["ssh-regresshion"] = "OpenSSH_9.2p1 has it unless whoever built it has mended it, which its greeting hides"
+    expected["ssh-regresshion"] = (
+        "OpenSSH_9.2p1 has the fault unless it was built with the patch, which its greeting hides"
+    )
     assert verdicts("right") == expected
 
 

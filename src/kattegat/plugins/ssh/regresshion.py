@@ -53,7 +53,8 @@ def judge(software: str, comments: str) -> Judgement:
         return _debian(version, found)
     if found := _UBUNTU.fullmatch(comments):
         return _ubuntu(version, found)
-    return Judgement("unknown", f"{software} has it unless whoever built it has mended it, which its greeting hides")
+    reason = f"{software} has the fault unless it was built with the patch, which its greeting hides"
+    return Judgement("unknown", reason)
 
 
 def _fine(mended: bool) -> Judgement:
