@@ -9,11 +9,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from psycopg import sql
 from sqlalchemy import Connection
 
 from kattegat.errors import KattegatError
 from kattegat.store import partition
-from kattegat.store.database import ROLES, Database
+from kattegat.store.database import ROLES, Database, DatabaseUnreachableError
 
 INI = Path(__file__).parent / "alembic.ini"
 
@@ -24,6 +25,13 @@ class SchemaOlderError(KattegatError):
 
 class SchemaUnknownError(KattegatError):
     """A database at a revision that this release does not know."""
+
+
+class RolesError(KattegatError):
+    """A login on a given server that may not take or make our roles."""
+
+
+MEMBER = "SELECT pg_has_role(current_user, %s, 'MEMBER')"
 
 
 def config(connection: Connection | None = None) -> Config:
@@ -47,21 +55,30 @@ def current(connection: Connection) -> str | None:
 
 
 def create_roles(database: Database) -> None:
-    """Makes the three roles on a given server if they are missing, and makes the login a member of them."""
-    with psycopg.connect(database.conninfo("kat_owner")) as connection, connection.cursor() as cursor:
-        for role in ROLES:
-            found = cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone()
-            if found is None:
-                bypass = "BYPASSRLS" if role == "kat_system" else "NOBYPASSRLS"
-                cursor.execute(f"CREATE ROLE {role} NOLOGIN {bypass}".encode())
-            cursor.execute(f"GRANT {role} TO CURRENT_USER".encode())
-        cursor.execute("SELECT current_database()")
-        row = cursor.fetchone()
-        if row is not None:
-            cursor.execute(
-                psycopg.sql.SQL("GRANT CREATE ON DATABASE {} TO kat_owner").format(psycopg.sql.Identifier(row[0]))
-            )
-        cursor.execute("GRANT USAGE, CREATE ON SCHEMA public TO kat_owner")
+    """Makes the three roles on a given server if they are missing, and makes the login a member of them.
+
+    Raises `RolesError` when the login may not.
+    """
+    try:
+        with psycopg.connect(database.conninfo("kat_owner")) as connection, connection.cursor() as cursor:
+            for role in ROLES:
+                if cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,)).fetchone() is None:
+                    bypass = "BYPASSRLS" if role == "kat_system" else "NOBYPASSRLS"
+                    cursor.execute(f"CREATE ROLE {role} NOLOGIN {bypass}".encode())
+                if cursor.execute(MEMBER, (role,)).fetchone() != (True,):
+                    cursor.execute(f"GRANT {role} TO CURRENT_USER".encode())
+            name = connection.info.dbname
+            cursor.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO kat_owner").format(sql.Identifier(name)))
+            cursor.execute("GRANT USAGE, CREATE ON SCHEMA public TO kat_owner")
+    except psycopg.errors.InsufficientPrivilege as problem:
+        raise RolesError(
+            "The login in KAT_DATABASE_URL needs to be a member of kat_owner, kat_app and kat_system, or to make"
+            f" them ({str(problem).splitlines()[0]}): give it these roles, or use a superuser for the first start."
+        ) from problem
+    except psycopg.OperationalError as problem:
+        raise DatabaseUnreachableError(
+            f"The database does not answer ({str(problem).splitlines()[0]}); `kat doctor` says what to do."
+        ) from problem
 
 
 def prepare(database: Database) -> str:
