@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from kattegat.plugins.converse import Stream, converse
-from kattegat.plugins.exchange import Conversation, Probe, Step, decode, encode
+from kattegat.plugin import NotReached
+from kattegat.plugins.shared.converse import Line, Stream, converse, os_error
+from kattegat.plugins.shared.exchange import Conversation, Probe, Step, decode, encode
 from kattegat.plugins.tls.probe import certificate_probe, probe
 from kattegat.plugins.tls.profile import analyse, analyse_certificate
 
@@ -168,3 +169,42 @@ def test_the_probes_of_tls_work_over_streams(context: ssl.SSLContext) -> None:
     assert profile.refused == ("TLSv1.1", "TLSv1.0", "SSLv3", "SSLv2")
     assert profile.chain_der == found.chain_der
     assert analyse(decode(encode(conversation))) == profile
+
+
+class Broken:
+    """A connection of the runner on which everything fails in one way."""
+
+    local = peer = "192.0.2.1"
+
+    def __init__(self, how: str) -> None:
+        self.problem = NotReached("It is so.")
+        self.problem.how = how
+
+    async def read(self, limit: int = 65536) -> bytes:
+        raise self.problem
+
+    async def write(self, data: bytes) -> None:
+        raise self.problem
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "ended"),
+    [("timeout", "timeout"), ("reset", "reset"), ("closed", "reset"), ("", "reset"), ("local", None), ("limit", None)],
+)
+def test_a_failure_of_the_runners_connection_is_kept_unless_the_runner_is_to_blame(how: str, ended: str | None) -> None:
+    def plan() -> Probe:
+        yield Step("hello", b"hello", lambda _: True)
+
+    async def connect() -> Stream:
+        return Line(Broken(how))
+
+    if ended is None:
+        with pytest.raises(NotReached, match="It is so"):
+            asyncio.run(converse(plan(), connect))
+    else:
+        assert [exchange.ended for exchange in asyncio.run(converse(plan(), connect))] == [ended]
+    translated = os_error(Broken(how).problem)
+    assert isinstance(translated, OSError) is (ended is not None)

@@ -26,13 +26,13 @@ from kattegat.plugin import (
     Part,
     Service,
 )
-from kattegat.plugins import exchange
 from kattegat.plugins.dns.records import DnsRecords
-from kattegat.plugins.exchange import Exchange, Step
 from kattegat.plugins.mail import SmtpBannerScanner
 from kattegat.plugins.mail.facts import MailExchange, MailHost
 from kattegat.plugins.mail.smtp import is_mail_server, steady
 from kattegat.plugins.mail.smtp_wire import Answer, ReplyReader, Session, open_session, parse_reply, read_session
+from kattegat.plugins.shared import exchange
+from kattegat.plugins.shared.exchange import Exchange, Step
 
 RECORDED = Path(__file__).parent / "recorded" / "mail"
 HOST = Hostname("mx.example.org")

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from kattegat.model.work import Job, KnownFact, Limits, Result
 from kattegat.plugin import Evidence, Found, IPAddress, NotMeasured, Part, Service
 from kattegat.plugins import ports, ssh
-from kattegat.plugins.exchange import Ended, Exchange, encode
 from kattegat.plugins.ports import Banner
+from kattegat.plugins.shared.exchange import Ended, Exchange, encode
 from kattegat.plugins.ssh import SshAlgorithms, SshHostKey, SshScanner, SshServer
 from kattegat.plugins.ssh.scan import may_speak_ssh
 from kattegat.plugins.ssh.wire import KexInit, build_kexinit, packet

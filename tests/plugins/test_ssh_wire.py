@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kattegat.plugins.exchange import MAX_REPLY, Conversation, Ended, Exchange, Probe, WireError, decode, encode
+from kattegat.plugins.shared.exchange import MAX_REPLY, Conversation, Ended, Exchange, Probe, WireError, decode, encode
 from kattegat.plugins.ssh.algorithms import judge, judge_key, terrapin
 from kattegat.plugins.ssh.kex import METHODS, prime
 from kattegat.plugins.ssh.probe import IDENTIFICATION, analyse, banner_probe, key_families, probe

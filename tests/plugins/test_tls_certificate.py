@@ -18,7 +18,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 from kattegat.plugins.tls.certificate import Certificate, matches, read_certificate
 from kattegat.plugins.tls.trust import default_roots, load_roots, verify_chain
 

@@ -30,7 +30,7 @@ from kattegat.model.facts import Found, Link, NotMeasured
 from kattegat.model.work import Job, Limits, Result
 from kattegat.plugin import Stream
 from kattegat.plugins import tls
-from kattegat.plugins.exchange import Exchange, Probe, Step
+from kattegat.plugins.shared.exchange import Exchange, Probe, Step
 from kattegat.plugins.tls import handshake, reach
 from kattegat.plugins.tls.facts import NO_IPV6, CertificateDetails, TlsHandshake, TlsProtocols
 from kattegat.plugins.tls.handshake import TlsCertificateScanner

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kattegat.plugins.exchange import MAX_REPLY, Conversation, Ended, Exchange, Probe, WireError, decode, encode
+from kattegat.plugins.shared.exchange import MAX_REPLY, Conversation, Ended, Exchange, Probe, WireError, decode, encode
 from kattegat.plugins.tls.attempt import read_attempt
 from kattegat.plugins.tls.groups import GROUPS
 from kattegat.plugins.tls.probe import certificate_probe, probe

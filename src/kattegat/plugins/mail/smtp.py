@@ -31,12 +31,13 @@ from kattegat.plugin import (
     scanner,
     via,
 )
-from kattegat.plugins import exchange
 from kattegat.plugins.dns import message
 from kattegat.plugins.dns.records import DnsRecords
-from kattegat.plugins.exchange import Ended, Exchange, Step, WireError
 from kattegat.plugins.mail.facts import MailExchange, SmtpCertificate, SmtpGreeting
 from kattegat.plugins.mail.smtp_wire import Session, open_session, read_session
+from kattegat.plugins.shared import exchange
+from kattegat.plugins.shared.addresses import in_order
+from kattegat.plugins.shared.exchange import Ended, Exchange, Step, WireError
 from kattegat.plugins.tls import certificate as x509facts
 from kattegat.plugins.tls.facts import CertificateDetails
 from kattegat.plugins.tls.handshake import MOST_NAMES, ROOTS, chain_trust, details, roots_part
@@ -77,7 +78,7 @@ class SmtpBannerScanner:
     async def fetch(self, host: Hostname, net: Net) -> Evidence:
         if not is_mail_server(host, net.known):
             return Evidence()
-        addresses = await net.resolve(host.name)
+        addresses = in_order(await net.resolve(host.name))
         parts: list[Part] = []
         for address in addresses[:MOST_ADDRESSES]:
             parts += await _visit(host, address, net)

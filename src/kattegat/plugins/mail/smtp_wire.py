@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kattegat.plugins.exchange import HOW_ENDED, Exchange, Step
+from kattegat.plugins.shared.exchange import HOW_ENDED, Exchange, Step
 
 MAX_REPLY = 16 * 1024
 """Octets of one reply that are read; a line has 512 at most (RFC 5321 section 4.5.3.1.5), and EHLO lines are few."""

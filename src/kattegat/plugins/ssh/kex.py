@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, p
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from kattegat.plugins.exchange import Cursor, WireError
+from kattegat.plugins.shared.exchange import Cursor, WireError
 from kattegat.plugins.ssh.wire import mpint, string
 
 GEX_SIZES = (2048, 4096, 8192)

@@ -1,6 +1,6 @@
 """What to say to an SSH server to learn its algorithms and host keys, without logging in.
 
-Opens no socket: see `kattegat.plugins.exchange`. `analyse` makes facts of the recorded conversation.
+Opens no socket: see `kattegat.plugins.shared.exchange`. `analyse` makes facts of the recorded conversation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,16 @@ from collections.abc import Generator
 import msgspec
 from msgspec.structs import replace
 
-from kattegat.plugins.exchange import HOW_ENDED, Conversation, Cursor, Exchange, NotMeasured, Probe, Step, WireError
+from kattegat.plugins.shared.exchange import (
+    HOW_ENDED,
+    Conversation,
+    Cursor,
+    Exchange,
+    NotMeasured,
+    Probe,
+    Step,
+    WireError,
+)
 from kattegat.plugins.ssh import kex
 from kattegat.plugins.ssh.kex import METHODS, HostKey
 from kattegat.plugins.ssh.wire import (

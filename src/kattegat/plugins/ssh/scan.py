@@ -19,9 +19,9 @@ from kattegat.plugin import (
     days,
     scanner,
 )
-from kattegat.plugins.converse import Line, converse, os_error
-from kattegat.plugins.exchange import Conversation, WireError, decode, encode
 from kattegat.plugins.ports import Banner
+from kattegat.plugins.shared.converse import Line, converse, os_error
+from kattegat.plugins.shared.exchange import Conversation, WireError, decode, encode
 from kattegat.plugins.ssh.facts import SshAlgorithms, SshHostKey, SshServer
 from kattegat.plugins.ssh.probe import SshProfile, analyse, probe
 from kattegat.plugins.ssh.wire import ServerReader

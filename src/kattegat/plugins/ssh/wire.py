@@ -10,7 +10,7 @@ import re
 import msgspec
 from msgspec.structs import replace
 
-from kattegat.plugins.exchange import MAX_REPLY, Cursor, WireError
+from kattegat.plugins.shared.exchange import MAX_REPLY, Cursor, WireError
 
 MAX_IDENTIFICATION = 255
 """The longest identification line with its line end (RFC 4253 §4.2)."""

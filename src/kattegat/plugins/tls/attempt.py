@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from kattegat.plugins.exchange import HOW_ENDED, Exchange, WireError
+from kattegat.plugins.shared.exchange import HOW_ENDED, Exchange, WireError
 from kattegat.plugins.tls.reply import ALERTS, Reply, ReplyReader
 from kattegat.plugins.tls.wire import SSL2, VERSIONS, ClientHello, handshake_of, is_ssl2_hello, parse
 

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 
 MAX_CERTIFICATE = 256 * 1024
 

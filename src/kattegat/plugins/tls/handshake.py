@@ -26,7 +26,7 @@ from kattegat.plugin import (
     days,
     scanner,
 )
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 from kattegat.plugins.tls import certificate as x509facts
 from kattegat.plugins.tls import reach, trust
 from kattegat.plugins.tls.facts import CertificateDetails, TlsHandshake

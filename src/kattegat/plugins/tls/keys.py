@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 from kattegat.plugins.tls.groups import SECP256R1, SECP384R1, SECP521R1, X448, X25519
 
 _CURVES: dict[int, type[ec.EllipticCurve]] = {SECP256R1: ec.SECP256R1, SECP384R1: ec.SECP384R1, SECP521R1: ec.SECP521R1}

@@ -1,4 +1,4 @@
-"""Which handshakes to try with a server, one after the other. Opens no socket: see `kattegat.plugins.exchange`."""
+"""Which handshakes to try with a server, one after the other. Opens no socket: see `shared.exchange`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 from msgspec.structs import replace
 
-from kattegat.plugins.exchange import Exchange, Probe, Step
+from kattegat.plugins.shared.exchange import Exchange, Probe, Step
 from kattegat.plugins.tls.attempt import Attempt, read_attempt
 from kattegat.plugins.tls.groups import CURVES, KEY_SHARE_GROUPS, TLS13_GROUPS
 from kattegat.plugins.tls.reply import ReplyReader

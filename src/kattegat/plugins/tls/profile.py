@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kattegat.plugins.exchange import Conversation, NotMeasured
+from kattegat.plugins.shared.exchange import Conversation, NotMeasured
 from kattegat.plugins.tls.attempt import Attempt, read_attempts, settle
 from kattegat.plugins.tls.groups import CURVES, TLS13_GROUPS, group_name, scheme_name
 from kattegat.plugins.tls.probe import group_suites

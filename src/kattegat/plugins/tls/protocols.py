@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from kattegat.plugin import Evidence, Found, Net, NotMeasured, NotReached, Option, Website, days, scanner
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 from kattegat.plugins.tls import reach
 from kattegat.plugins.tls.facts import OfferedVersion, TlsProtocols
 from kattegat.plugins.tls.handshake import is_https

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from kattegat.plugin import Net, NotReached, Part, Website
-from kattegat.plugins.converse import Line, converse, os_error
-from kattegat.plugins.exchange import Conversation, Probe, WireError, decode, encode
+from kattegat.plugins.shared.addresses import in_order
+from kattegat.plugins.shared.converse import Line, converse, os_error
+from kattegat.plugins.shared.exchange import Conversation, Probe, WireError, decode, encode
 from kattegat.plugins.tls.facts import NO_IPV6
 from kattegat.plugins.tls.wire import host_name
 
@@ -57,9 +58,7 @@ async def addresses(site: Website, net: Net) -> list[str]:
     found = await net.resolve(site.host)
     if not found:
         raise NotReached(f"{site.host} has no address.")
-    # Resolvers turn the order round; taking others each day would look like a change of the site.
-    parsed = sorted({ipaddress.ip_address(address) for address in found}, key=lambda ip: (ip.version, int(ip)))
-    return [str(ip) for ip in parsed[:MOST_ADDRESSES]]
+    return in_order(found)[:MOST_ADDRESSES]
 
 
 def _no_ipv6(address: str, problem: NotReached) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kattegat.plugins.exchange import MAX_REPLY, Cursor, WireError
+from kattegat.plugins.shared.exchange import MAX_REPLY, Cursor, WireError
 from kattegat.plugins.tls import keys
 from kattegat.plugins.tls.suites import suites
 from kattegat.plugins.tls.wire import (

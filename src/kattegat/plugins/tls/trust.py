@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import ExtensionPolicy, PolicyBuilder, Store, VerificationError
 
-from kattegat.plugins.exchange import WireError
+from kattegat.plugins.shared.exchange import WireError
 from kattegat.plugins.tls.certificate import Certificate, load, read_certificate
 
 Trust = Literal[

@@ -10,7 +10,7 @@ import ipaddress
 
 import msgspec
 
-from kattegat.plugins.exchange import Cursor, WireError
+from kattegat.plugins.shared.exchange import Cursor, WireError
 from kattegat.plugins.tls.groups import CURVES, KEY_SHARE_GROUPS, OFFERED_SCHEMES, SECP256R1, TLS13_GROUPS, X25519
 from kattegat.plugins.tls.keys import public_share
 from kattegat.plugins.tls.suites import FALLBACK_SCSV, RENEGOTIATION_SCSV, offer

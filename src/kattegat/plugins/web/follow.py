@@ -7,7 +7,7 @@ Every part has the note `chain`, so that one evidence holds several visits.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from urllib.parse import urljoin
 
 import msgspec
@@ -77,11 +77,6 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def steady(addresses: Iterable[str]) -> list[str]:
-    """Addresses in an order that is the same in every scan, IPv4 first: resolvers turn them round."""
-    return sorted(addresses, key=lambda address: (":" in address, address))
 
 
 def brief(reply: HttpReply) -> HttpReply:

@@ -24,6 +24,7 @@ from kattegat.plugin import (
     scanner,
     via,
 )
+from kattegat.plugins.shared.addresses import in_order
 from kattegat.plugins.web import follow
 
 __all__ = ["AddressWebPorts", "AddressWebsitesScanner", "WebPorts", "WebsitesScanner"]
@@ -154,7 +155,7 @@ class WebsitesScanner:
     """Visits a name like a browser: http on port 80 and https on port 443 of each of its addresses (at most 8)."""
 
     async def fetch(self, host: Hostname, net: Net) -> Evidence:
-        addresses = follow.steady(await net.resolve(host.name))
+        addresses = in_order(await net.resolve(host.name))
         looked, left = addresses[:MOST_ADDRESSES], addresses[MOST_ADDRESSES:]
         parts = [Part("addresses", b"", {"looked": looked, "left": left})]
         for found in await asyncio.gather(*(_look(net, host.name, address) for address in looked)):

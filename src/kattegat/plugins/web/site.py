@@ -25,6 +25,7 @@ from kattegat.plugin import (
     days,
     scanner,
 )
+from kattegat.plugins.shared.addresses import in_order
 from kattegat.plugins.web import follow
 from kattegat.plugins.web.cookies import Cookie, parse
 
@@ -127,7 +128,7 @@ class HttpScanner:
     """Asks a site for `/` at each of its addresses (at most 4), and follows the redirects of the first that answers."""
 
     async def fetch(self, site: Website, net: Net) -> Evidence:
-        addresses = follow.steady(await net.resolve(site.host))[:MOST_ADDRESSES]
+        addresses = in_order(await net.resolve(site.host))[:MOST_ADDRESSES]
         elsewhere = bool(net.options.get("follow_elsewhere", True))
         parts: list[Part] = []
         failures: list[NotReached | Blocked] = []

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from kattegat import plugin
 from kattegat.plugin import NotReached
-from kattegat.plugins.exchange import MAX_CONVERSATION, Conversation, Ended, Exchange, Probe, Step
+from kattegat.plugins.shared.exchange import MAX_CONVERSATION, Conversation, Ended, Exchange, Probe, Step
 
 
 class Stream(Protocol):
