@@ -1,7 +1,7 @@
 """Coverage: for every check that applies to an asset, whether it passes, fails or is unknown, and why.
 
 Verdicts stored are fail and unknown; what is applicable and neither is pass; what rests on a source not in order
-is unknown with that source's reason, whatever was stored before.
+is unknown with that source's reason, whatever was stored before. What is due to be judged again has not passed yet.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ STORED = text(
     WHERE organisation_id = :organisation AND asset_id = ANY(CAST(:ids AS bigint[]))
     """
 )
+DUE = text(
+    """
+    SELECT id FROM check_due
+    WHERE organisation_id = :organisation AND due_at <= :now AND id = ANY(CAST(:ids AS bigint[]))
+    """
+)
+NOT_YET = "it is due to be judged again, which the worker of this install does when it runs"
 
 Outcome = Literal["pass", "fail", "unknown"]
 
@@ -54,6 +61,7 @@ def read(
             (row.asset_id, row.check): row
             for row in connection.execute(STORED, {"organisation": organisation, "ids": page})
         }
+        due = set(connection.execute(DUE, {"organisation": organisation, "ids": page, "now": now}).scalars())
         for number in page:
             row = picture.rows.get(number)
             if row is None or not row.present:
@@ -66,7 +74,9 @@ def read(
                 if missing:
                     yield Covered(number, row.asset, spec.name, "unknown", missing)
                 elif verdict is None:
-                    yield Covered(number, row.asset, spec.name, "pass", "")
+                    # Stored verdicts are of when it was last judged; what is lost since then counts at once.
+                    lost = judge.lost(spec, row, picture) or (NOT_YET if number in due else "")
+                    yield Covered(number, row.asset, spec.name, "unknown" if lost else "pass", lost)
                 else:
                     yield Covered(number, row.asset, spec.name, verdict.outcome, verdict.reason)
 

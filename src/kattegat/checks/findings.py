@@ -14,8 +14,10 @@ from sqlalchemy import Connection, text
 
 CURRENT = text(
     """
-    SELECT id, asset_id, "check", item, severity, text, params, state FROM finding
-    WHERE organisation_id = :organisation AND asset_id = ANY(CAST(:ids AS bigint[]))
+    SELECT f.id, f.asset_id, f."check", f.item, f.severity, f.text, f.params, f.state
+    FROM unnest(CAST(:ids AS bigint[])) AS s(id)
+    CROSS JOIN LATERAL (SELECT * FROM finding f
+                        WHERE f.organisation_id = :organisation AND f.asset_id = s.id OFFSET 0) f
     """
 )
 OPEN = text(
@@ -36,9 +38,10 @@ CHANGE = text(
         resolved_at = CASE WHEN r.state = 'resolved' THEN coalesce(f.resolved_at, :now) END,
         state_by = CASE WHEN f.state <> r.state THEN 'system' ELSE f.state_by END,
         state_reason = CASE WHEN f.state <> r.state THEN r.reason ELSE f.state_reason END
-    FROM jsonb_to_recordset(CAST(:rows AS jsonb))
-      AS r(id bigint, state text, severity text, text text, params jsonb, reason text)
-    WHERE f.organisation_id = :organisation AND f.id = r.id
+    FROM (SELECT CAST(:organisation AS bigint) AS organisation_id, r.*
+          FROM jsonb_to_recordset(CAST(:rows AS jsonb))
+            AS r(id bigint, state text, severity text, text text, params jsonb, reason text) OFFSET 0) r
+    WHERE f.organisation_id = r.organisation_id AND f.id = r.id
     """
 )
 EVENTS = text(
@@ -51,13 +54,17 @@ EVENTS = text(
 
 
 class Move(NamedTuple):
-    """What a check says now of an asset: the items that fail ([] when none does), and why if it is not the facts."""
+    """What a check says now of an asset: the items that fail ([] when none does), and why if it is not the facts.
+
+    With `part` not all of its facts are known now, so items that are not among these have not been seen mended.
+    """
 
     asset: int
     check: str
     severity: str
     items: Sequence[dict[str, Any]]
     why: str
+    part: bool = False
 
 
 def move(connection: Connection, organisation: int, moves: Sequence[Move], now: datetime) -> None:
@@ -89,7 +96,7 @@ def move(connection: Connection, organisation: int, moves: Sequence[Move], now: 
             ):  # fmt: skip
                 changed.append({"id": row.id, "state": state, "reason": ""} | said)
         for key, row in have.items():
-            if key not in failing and row.state != "resolved":
+            if key not in failing and row.state != "resolved" and not entry.part:
                 reason = entry.why or "the check no longer finds it"
                 said = {"severity": row.severity, "text": row.text, "params": row.params}
                 changed.append({"id": row.id, "state": "resolved", "reason": reason} | said)

@@ -27,36 +27,50 @@ DEFAULT_EVERY = timedelta(days=7)
 
 ASSETS = text(
     """
-    SELECT id, type, key, present, clearance FROM asset
-    WHERE organisation_id = :organisation AND id = ANY(CAST(:ids AS bigint[]))
+    SELECT a.id, a.type, a.key, a.present, a.clearance
+    FROM unnest(CAST(:ids AS bigint[])) AS s(id)
+    CROSS JOIN LATERAL (SELECT * FROM asset a WHERE a.organisation_id = :organisation AND a.id = s.id OFFSET 0) a
     """
 )
 NEIGHBOURS = text(
     """
-    SELECT origin_id, target_id, type FROM link
-    WHERE organisation_id = :organisation AND ended_at IS NULL
-      AND origin_id = ANY(CAST(:ids AS bigint[])) AND type = ANY(CAST(:along AS text[]))
+    SELECT s.id AS origin_id, l.target_id, t.type
+    FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:along AS text[])) AS t(type)
+    CROSS JOIN LATERAL (SELECT l.target_id FROM link l
+                        WHERE l.organisation_id = :organisation AND l.origin_id = s.id AND l.type = t.type
+                          AND l.ended_at IS NULL OFFSET 0) l
     UNION
-    SELECT origin_id, target_id, type FROM link
-    WHERE organisation_id = :organisation AND ended_at IS NULL
-      AND target_id = ANY(CAST(:ids AS bigint[])) AND type = ANY(CAST(:against AS text[]))
+    SELECT l.origin_id, s.id, t.type
+    FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:against AS text[])) AS t(type)
+    CROSS JOIN LATERAL (SELECT l.origin_id FROM link l
+                        WHERE l.organisation_id = :organisation AND l.target_id = s.id AND l.type = t.type
+                          AND l.ended_at IS NULL OFFSET 0) l
     """
 )
 FACTS = text(
     """
-    SELECT f.asset_id, f.kind, f.item, f.form, f.value, f.source_id FROM fact f
-    WHERE f.organisation_id = :organisation AND f.ended_at IS NULL
-      AND f.asset_id = ANY(CAST(:ids AS bigint[])) AND f.kind = ANY(CAST(:kinds AS text[]))
-    ORDER BY f.asset_id, f.kind, f.item, f.source_id
+    SELECT s.id AS asset_id, f.kind, f.item, f.form, f.value, f.source_id
+    FROM unnest(CAST(:ids AS bigint[])) AS s(id)
+    CROSS JOIN LATERAL (SELECT f.kind, f.item, f.form, CAST(f.value AS text) AS value, f.source_id FROM fact f
+                        WHERE f.organisation_id = :organisation AND f.asset_id = s.id AND f.ended_at IS NULL
+                        ORDER BY f.kind, f.item, f.source_id OFFSET 0) f
+    WHERE f.kind = ANY(CAST(:kinds AS text[]))
     """
 )
 SOURCES = text(
     """
     SELECT s.id, s.asset_id, s.scanner, s.vantage, s.state, s.reason, s.confirmed_at, s.last_ended_at, s.unmeasured,
            h.every, coalesce(h.hold, '') AS hold
-    FROM source s LEFT JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
-    WHERE s.organisation_id = :organisation
-      AND (s.asset_id = ANY(CAST(:ids AS bigint[])) OR s.id = ANY(CAST(:sources AS bigint[])))
+    FROM (
+        SELECT o.id FROM unnest(CAST(:ids AS bigint[])) AS n(id)
+        CROSS JOIN LATERAL (SELECT s.id FROM source s
+                            WHERE s.organisation_id = :organisation AND s.asset_id = n.id OFFSET 0) o
+        UNION
+        SELECT * FROM unnest(CAST(:sources AS bigint[]))
+    ) n
+    CROSS JOIN LATERAL (SELECT * FROM source s WHERE s.organisation_id = :organisation AND s.id = n.id OFFSET 0) s
+    LEFT JOIN LATERAL (SELECT h.every, h.hold FROM schedule h
+                       WHERE h.organisation_id = :organisation AND h.id = n.id OFFSET 0) h ON true
     """
 )
 
@@ -70,6 +84,19 @@ class Row(NamedTuple):
     clearance: int
 
 
+class Gap(NamedTuple):
+    """What the last successful run of a source could not measure: `item` None is every item, `about` None any asset."""
+
+    kind: str
+    item: str | None
+    reason: str
+    about: tuple[str, str] | None
+
+    def concerns(self, kind: str, asset: Asset) -> bool:
+        """Whether facts of this kind about this asset are missing or older than the run."""
+        return self.kind == kind and (self.about is None or self.about == (model.type_of(asset), asset.key))
+
+
 class Source(NamedTuple):
     """A source as read."""
 
@@ -81,7 +108,7 @@ class Source(NamedTuple):
     reason: str
     confirmed_at: datetime | None
     ended_at: datetime | None
-    unmeasured: tuple[tuple[str, str | None, str], ...]
+    unmeasured: tuple[Gap, ...]
     every: timedelta | None
     hold: str
 
@@ -91,11 +118,16 @@ class Source(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What is known for one need of one asset: `missing` is the reason why nothing is, or ""."""
+    """What is known for one need of one asset: `missing` is the reason why nothing is, or "".
+
+    `lost` is "" or why something that was known can't be gone by now (its source failed, was refused or is stale) or
+    a part of the linked assets is not known: what is left may show that something is wrong, never that all is well.
+    """
 
     facts: Facts[Any]
     missing: str
     until: datetime | None
+    lost: str = ""
 
 
 class Picture:
@@ -129,7 +161,8 @@ class Picture:
             [other.asset for other in linked],
         )
         whole = missing[0] if missing and len(missing) == len(parts) else ""
-        return Measured(facts, whole, _earliest(part.until for _, part in parts))
+        lost = [*(f"{part.lost} ({other.asset})" for other, part in parts if part.lost), *missing]
+        return Measured(facts, whole, _earliest(part.until for _, part in parts), lost[0] if lost else "")
 
     def _about(self, row: Row, fact: type[Fact]) -> Measured:
         """Worked out once, since many checks look at the same facts."""
@@ -141,41 +174,54 @@ class Picture:
     def _work_out(self, row: Row, fact: type[Fact]) -> Measured:
         current: list[Known[Any]] = []
         reasons: list[str] = []
-        unmeasured: list[str] = []
+        lost: list[str] = []
+        gaps: list[Gap] = []
         until: list[datetime | None] = []
         for known, source in self.facts[row.id, fact.kind]:
-            problem = self._problem(source)
-            if problem:
+            if problem := self._problem(source):
                 reasons.append(problem)
+                # What a scanner said that is no longer installed will never be measured again.
+                if source.scanner in self.registry.scanners:
+                    lost.append(problem)
             else:
                 current.append(known)
                 until.append(source.stale_at())
+                if source.asset_id != row.id:
+                    gaps += [gap for gap in source.unmeasured if gap.concerns(fact.kind, row.asset)]
         answered = bool(current)
         for scanner in self.registry.yielded_by.get(fact.kind, ()):
-            if scanner.about is not type(row.asset) or not scanner.applies(row.asset):
+            if scanner.about is not type(row.asset) or not _applies(scanner, row):
                 continue
             sources = self.own[row.id, scanner.name]
             if not sources:
                 reasons.append(never(scanner, row, ""))
             for source in sources:
-                problem = self._problem(source)
-                if problem:
-                    reasons.append(never(scanner, row, source.hold) if source.state == "never" else problem)
+                if source.state == "never":
+                    reasons.append(never(scanner, row, source.hold))
                     continue
-                parts = [entry for entry in source.unmeasured if entry[0] == fact.kind]
-                unmeasured += [reason if item is None else f"{item}: {reason}" for _, item, reason in parts]
-                if any(item is None for _, item, _ in parts) and not any(
+                if problem := self._problem(source):
+                    reasons.append(problem)
+                    lost.append(problem)
+                    continue
+                parts = [gap for gap in source.unmeasured if gap.concerns(fact.kind, row.asset)]
+                gaps += parts
+                if any(gap.item is None for gap in parts) and not any(
                     known.scanner == scanner.name for known in current
                 ):
-                    reasons.append(next(reason for _, item, reason in parts if item is None))
+                    reasons.append(next(gap.reason for gap in parts if gap.item is None))
                     continue
                 answered = True
                 until.append(source.stale_at())
+        # A fact that stands beside a gap of its whole kind may be one that this run has not seen again.
+        lost += [gap.reason for gap in gaps if gap.item is None]
+        unmeasured = list(
+            dict.fromkeys(gap.reason if gap.item is None else f"{gap.item}: {gap.reason}" for gap in gaps)
+        )
         if unreadable := self.unreadable.get((row.id, fact.kind)):
             # Going by the rest would take what can't be read for absent.
-            return Measured(Facts(current, unmeasured), unreadable, _earliest(until))
+            return Measured(Facts(current, unmeasured), unreadable, _earliest(until), unreadable)
         missing = "" if answered else (reasons[0] if reasons else f"nothing has measured {fact.kind} of it yet")
-        return Measured(Facts(current, unmeasured), missing, _earliest(until))
+        return Measured(Facts(current, unmeasured), missing, _earliest(until), lost[0] if lost else "")
 
     def _problem(self, source: Source) -> str:
         if source.state == "never":
@@ -188,6 +234,14 @@ class Picture:
         if stale is not None and stale <= self.now:
             return f"{source.scanner} last succeeded at {source.confirmed_at:%Y-%m-%d %H:%M} UTC, too long ago to go by"
         return ""
+
+
+def _applies(scanner: ScannerSpec, row: Row) -> bool:
+    try:
+        return scanner.applies(row.asset)
+    except Exception:
+        # It was logged when it was to be planned; one broken plugin keeps no check of the others from being run.
+        return False
 
 
 def never(scanner: ScannerSpec, row: Row, hold: str) -> str:
@@ -241,7 +295,10 @@ def read(connection: Connection, organisation: int, ids: Collection[int], regist
 def _sources(connection: Connection, asked: Mapping[str, Any], others: set[int]) -> dict[int, Source]:
     made: dict[int, Source] = {}
     for found in connection.execute(SOURCES, {**asked, "sources": sorted(others)}):
-        unmeasured = tuple((entry[0], entry[1], entry[2]) for entry in found.unmeasured)
+        unmeasured = tuple(
+            Gap(entry[0], entry[1], entry[2], (entry[3][0], entry[3][1]) if len(entry) > 3 else None)
+            for entry in found.unmeasured
+        )
         made[found.id] = Source(
             found.id, found.asset_id, found.scanner, found.vantage, found.state, found.reason, found.confirmed_at,
             found.last_ended_at, unmeasured, found.every, found.hold,
@@ -257,7 +314,7 @@ def _add_fact(picture: Picture, fact: Any, sources: Mapping[int, Source]) -> Non
         )
         return
     try:
-        value = msgspec.convert(fact.value, type=type_)
+        value = msgspec.json.decode(fact.value, type=type_)
     except msgspec.ValidationError as problem:
         picture.unreadable[fact.asset_id, fact.kind] = f"{fact.kind} can't be read ({problem})"
         return

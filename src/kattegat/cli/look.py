@@ -226,7 +226,7 @@ def _scanner_state(source: Any) -> str:
         return f"has not run yet, due {moment(source.due_at)} UTC" if source.due_at else "has not run yet"
     at = f"{moment(source.last_ended_at)} UTC" if source.last_ended_at else "?"
     if source.state == "ok":
-        gaps = "; ".join(f"{kind}{f' {item}' if item else ''}: {reason}" for kind, item, reason in source.unmeasured)
+        gaps = "; ".join(f"{kind}{f' {item}' if item else ''}: {reason}" for kind, item, reason, *_ in source.unmeasured)
         return f"ran {at}" + (f", could not measure {gaps}" if gaps else "")
     return f"{'failed' if source.state == 'failed' else 'was refused'} {at}: {source.reason}"
 

@@ -67,5 +67,7 @@ def _change(
     if changed:
         with planning.by_index(connection):
             planning.in_order(connection)
-            presence.derive(connection, Change(declared={(organisation_id, id_) for id_ in changed}), at)
+            declared = {(organisation_id, id_) for id_ in changed}
+            derived = presence.derive(connection, Change(declared=declared), at)
+            presence.judge_again(connection, derived | declared, at)
     return changed

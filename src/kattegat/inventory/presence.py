@@ -21,7 +21,8 @@ Node = tuple[int, int]
 Edge = tuple[int, str, int, int]
 """(organisation, link type, origin, target)."""
 
-# One recorder at a time changes the graph of an organisation: what is derived from it needs all of its links.
+# One at a time records or judges an organisation: presence and clearance are derived from all of its links, and a
+# verdict from facts of several sources, of which two that recorded side by side would each see only their own.
 _LOCK = """
     SELECT pg_advisory_xact_lock(n.key)
     FROM (SELECT hashtextextended('kattegat.inventory.' || o, 0) AS key
@@ -91,6 +92,13 @@ _DERIVE = """
     CROSS JOIN LATERAL (SELECT FROM asset a WHERE a.organisation_id = d.organisation_id AND a.id = d.id
                                               AND a.present <> d.present OFFSET 0) a
 """
+# Whoever declares does not judge: that is done by the worker, and until then what would pass is unknown.
+_DUE = """
+    INSERT INTO check_due (organisation_id, id, due_at)
+    SELECT n.organisation_id, n.id, :at
+    FROM unnest(CAST(:organisations AS bigint[]), CAST(:assets AS bigint[])) AS n(organisation_id, id)
+    ON CONFLICT (organisation_id, id) DO UPDATE SET due_at = least(check_due.due_at, excluded.due_at)
+"""
 # On its own: of how many rows come out of a recursion the planner has no idea, of an array it has.
 _UPDATE = """
     UPDATE asset a SET present = d.present, gone_at = CASE WHEN d.present THEN NULL ELSE CAST(:at AS timestamptz) END
@@ -134,7 +142,7 @@ class Change(msgspec.Struct):
 
 
 def lock(connection: Connection, organisations: Iterable[int]) -> None:
-    """Waits for the right to change these organisations' graphs; it lasts until the transaction ends."""
+    """Waits for the right to change these organisations' graphs and verdicts; it lasts until the transaction ends."""
     connection.execute(text(_LOCK), {"organisations": sorted(set(organisations))})
 
 
@@ -179,7 +187,15 @@ def recompute(connection: Connection, organisation_id: int) -> set[int]:
     changed = {(row[0], row[1]) for row in rows}
     changed |= clearance.recompute(connection, organisation_id)
     _record(connection, changed, at)
+    judge_again(connection, changed, at)
     return {asset for _, asset in changed}
+
+
+def judge_again(connection: Connection, nodes: Collection[Node], at: datetime) -> None:
+    """Makes the checks of these assets due at `at`; `lock` must be held."""
+    ordered = sorted(nodes)
+    parameters = {"organisations": [node[0] for node in ordered], "assets": [node[1] for node in ordered], "at": at}
+    connection.execute(text(_DUE), parameters)
 
 
 def _record(connection: Connection, nodes: Collection[Node], at: datetime) -> None:

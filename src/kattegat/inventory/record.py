@@ -6,7 +6,8 @@ All of a batch has one recording time, later than any earlier one of its sources
 overlap and none is empty. The number of statements does not depend on the size of the batch.
 
 Locks are taken in one order by everybody: assets and sources made in the order of their keys, sources locked in the
-order of their ids, then organisations (only where links change). So call `record` once in a transaction.
+order of their ids, then organisations, until the transaction ends: who judges what was recorded sees all that others
+recorded before, and nobody records meanwhile. So call `record` once in a transaction.
 """
 
 from __future__ import annotations
@@ -106,9 +107,11 @@ class Recorded(msgspec.Struct):
     """What one report came to.
 
     `outcome` is the report's, or "superseded" when a later run of the source had been recorded: no facts changed then.
-    A changed fact counts as one ended and one new. `touched` are the assets whose facts or links changed. Presence and
-    clearance are derived once for a batch: the assets for which they changed stand with the organisation's first
-    report that changed links. `problems` are sentences about what was left out or said twice.
+    A changed fact counts as one ended and one new. `touched` are the assets whose facts or links changed, `described`
+    those of them whose facts did; `stands` are all that a source which succeeded says anything of, since what it says
+    may have been unknown until now. Presence and clearance are derived once for a batch: the assets for which they
+    changed stand with the organisation's first report that changed links. `problems` are sentences about what was left
+    out or said twice.
     """
 
     source_id: int
@@ -118,8 +121,10 @@ class Recorded(msgspec.Struct):
     facts_ended: int = 0
     facts_same: int = 0
     touched: set[int] = msgspec.field(default_factory=set)
+    described: set[int] = msgspec.field(default_factory=set)
     new_assets: set[int] = msgspec.field(default_factory=set)
     presence_changed: set[int] = msgspec.field(default_factory=set)
+    stands: set[int] = msgspec.field(default_factory=set)
     problems: list[str] = msgspec.field(default_factory=list)
 
 
@@ -144,7 +149,7 @@ class _Update(msgspec.Struct):
     confirmed_started_at: datetime | None = None
     confirmed_at: datetime | None = None
     plugin_version: int | None = None
-    unmeasured: list[tuple[str, str | None, str]] | None = None
+    unmeasured: list[list[object]] | None = None
 
 
 class _Fold(msgspec.Struct):
@@ -248,7 +253,7 @@ def _apply(
     source.confirmed_started_at = started_at
     update.confirmed_started_at, update.confirmed_at = started_at, ended_at
     update.plugin_version = report.plugin_version
-    update.unmeasured = [(kind, item, reason) for kind, item, reason, _ in ready.unmeasured]
+    update.unmeasured = [_gap(gap) for gap in ready.unmeasured]
     _replace(fold, number, ready, ids, result)
     return result
 
@@ -267,8 +272,10 @@ def _replace(fold: _Fold, number: int, ready: Prepared, ids: dict[claim.Identity
         result.facts_new += 1
         result.facts_ended += standing is not None
         result.touched.add(place[0])
+        result.described.add(place[0])
         result.touched.update(ids[end] for _, origin, target in claimed.links for end in (origin, target))
         stands[place] = _Fact(claimed.digest, 0, claimed, number)
+    result.stands.update(asset for asset, _, _ in stands)
     if len(stands) == len(said):
         return
     gaps = {(kind, item, ids[about] if about is not None else None) for kind, item, _, about in ready.unmeasured}
@@ -280,6 +287,7 @@ def _replace(fold: _Fold, number: int, ready: Prepared, ids: dict[claim.Identity
             del stands[place]
             result.facts_ended += 1
             result.touched.add(asset)
+            result.described.add(asset)
 
 
 def _write(
@@ -322,8 +330,7 @@ def _write(
         number = added[edge] if edge in added else fold.last[removed[edge]]
         results[number].touched.update(edge[2:])
         first[edge[0]] = min(first.get(edge[0], number), number)
-    if first:
-        presence.lock(connection, first)
+    presence.lock(connection, {report.organisation_id for report in batch})
     # Only now, so that the order of recording times is the order in which graphs change.
     at = presence.now(connection, after)
     if ended:

@@ -287,7 +287,9 @@ class Ingest:
         for entry, result in results:
             planned |= result.new_assets | result.presence_changed
             if entry.report.outcome == "ok":
-                judged |= {entry.asset_id} | result.touched | result.new_assets | result.presence_changed
+                # Also what did not change: since the last success it may have been unknown, or time has passed.
+                judged |= {entry.asset_id} | result.touched | result.stands
+                judged |= result.new_assets | result.presence_changed
             else:
                 unmeasured.add(entry.asset_id)
             spec = self._registry.scanners.get(entry.report.scanner)
