@@ -55,3 +55,13 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_table_of_openkats_finding_types_is_that_of_the_checks() -> None:
+    page = (DOCS / "reference" / "openkat.md").read_text()
+    table = {
+        (name, check)
+        for name, checks in re.findall(r"^\| ([A-Z][\w.-]+) \| (`.+`) \|$", page, re.MULTILINE)
+        for check in re.findall(r"`([^`]+)`", checks)
+    }
+    assert table == {(name, spec.name) for spec in registry.load().checks.values() for name in spec.openkat}

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sqlalchemy import text
 
 from kattegat import registry, settings
-from kattegat.accounts import consent, networks, organisations
+from kattegat.accounts import audit, consent, networks, organisations
 from kattegat.cli import follow, given
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
 from kattegat.cli.output import emit, progress_console, write_file
@@ -225,6 +225,9 @@ def _start(
         everything = list(dict.fromkeys(part for asset in assets for part in implied(asset)))
         ids = declare.declare(connection, organisation, [(asset, clearance) for asset in everything], by)
         opened_scan = scans.open_(connection, organisation, labels, chosen, by, clearance=clearance)
+        # One row for the act, which names all that it declared.
+        declared = {"declared": [str(asset) for asset in everything], "clearance": clearance}
+        audit.write(connection, by, "scan.start", str(opened_scan.id), declared, organisation)
         plan.plan(connection, organisation, None, install.registry, only=chosen.only, skip=chosen.skip)
         dispatch.request(connection, organisation, follow.sources(connection, organisation, ids), by)
     return Started(organisation, ids, opened_scan)
