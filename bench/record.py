@@ -1,226 +1,205 @@
-"""Facts recorded (and checked) per second, from the first asset to the last.
+"""Facts recorded and checked per second, while a database grows.
 
-    python bench/record.py [--assets 10000] [--batch 200] [--organisations 1] [--durable] [--no-checks] [--profile]
+    python bench/record.py [--facts 14000] [--batch 64] [--organisations 1] [--durable] [--no-checks]
+                           [--statements] [--profile]
 
-Every asset is a host name whose DNS answers make ten facts and seven links, to addresses, a registrable domain and
-shared mail and name servers. Three rounds: everything is new, nothing changed, one fact in ten changed. The server is
-an embedded one of its own in a temporary folder, without fsync unless --durable.
+Sites (see data.py) are recorded and judged by the installed checks, batch by batch, each batch in two transactions as
+the worker does it, until there are so many facts. At a hundredth, a tenth and the whole of that, the next sites are
+measured three times: as new, again unchanged, and with one fact in fourteen changed. Declaring the sites is not
+measured. The server is an embedded one of its own in a temporary folder, without fsync unless --durable, with its own
+autovacuum.
+
+Other work on the machine makes the seconds longer, the processor time much less, so both are given: the latter is of
+this process and of its backend in the server. Compare rows of one run, not of two.
 """
 
 from __future__ import annotations
 
 import argparse
 import cProfile
-import importlib
 import os
 import pstats
 import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from sqlalchemy import Connection, text
+import data
+from sqlalchemy import event, text
 
 from kattegat import registry
+from kattegat.checks.evaluate import Evaluated, evaluate
 from kattegat.inventory.declare import declare
 from kattegat.inventory.record import Recorded, Report, record
-from kattegat.model.assets import Asset, Hostname, IPAddress
-from kattegat.model.facts import Fact, Found, Link
-from kattegat.model.scope import Scope
-from kattegat.model.verdict import Fail, Item, Pass, Verdict
-from kattegat.plugin import Context, Facts, check, days, scanner
 from kattegat.store import migrate, server
 from kattegat.store.database import ROLES, Database
 
-TYPES = ("A", "AAAA", "MX", "NS", "TXT", "SOA", "CAA", "DMARC", "MTA-STS", "TLS-RPT")
-ROWS = ("assets", "facts", "new", "same", "1 in 10 changed", "us per new fact", "recorded and checked")
+COLUMNS = ("facts", "assets", "round", "facts/s", "record", "check", "CPU us/fact", "record", "check", "server", "checks", "load", "ratio")
+TICK = os.sysconf("SC_CLK_TCK")
 
 
-class BenchRecords(Fact, about=Hostname):
-    """The answer to one DNS question."""
-
-    rdtype: str
-    records: list[str]
-    ttl: int
-
-
-@scanner("bench-records", about=Hostname, clearance=0, every=days(1), yields=[BenchRecords])
-class BenchScanner:
-    """Stands for the scanner of DNS records; never run."""
-
-
-def needs_some(number: int) -> Any:
-    """One of several checks that each look at all records."""
-
-    @check(
-        f"bench-{number}",
-        about=Hostname,
-        needs=[BenchRecords],
-        severity="low",
-        title="t",
-        risk="r",
-        fix="f",
-        reference="https://example.org/",
-    )
-    def judge(_context: Context, records: Facts[BenchRecords]) -> Verdict:
-        short = [found for found in records if found.rdtype == TYPES[number] and len(found.records) < number % 3]
-        return Fail(tuple(Item(found.rdtype, "has few records") for found in short)) if short else Pass()
-
-    return judge
-
-
-def plugin() -> registry.Registry:
-    """A registry with these facts, the scanner and five checks."""
-    module = ModuleType("bench_records")
-    for number in range(5):
-        setattr(module, f"check_{number}", needs_some(number))
-    module.BenchScanner = BenchScanner  # type: ignore[attr-defined]
-    module.BenchRecords = BenchRecords  # type: ignore[attr-defined]
-    return registry.Registry([registry.Plugin("bench", module)])
-
-
-def host(number: int) -> Hostname:
-    return Hostname(f"host{number}.example{number // 100}.org")
-
-
-def report(organisation: int, number: int, turn: int, changed: int) -> Report:
-    """What the scan of one host says; `changed` goes into one fact of ten."""
-    name = host(number)
-    domain = Hostname(f"example{number // 100}.org")
-    addresses: list[Asset] = [
-        IPAddress(f"198.{18 + number // 65536 % 2}.{number // 256 % 256}.{number % 256}"),
-        IPAddress(f"2001:db8::{number:x}"),
-    ]
-    servers: list[Asset] = [Hostname(f"mx{number % 7}.provider.example"), Hostname(f"ns{number % 5}.provider.example")]
-    links: dict[str, tuple[Link, ...]] = {
-        "A": (Link("resolves_to", name, addresses[0]), Link("part_of", name, domain)),
-        "AAAA": (Link("resolves_to", name, addresses[1]),),
-        "MX": (Link("mail_server", name, servers[0]), Link("mail_server", name, servers[1])),
-        "NS": (Link("name_server", name, servers[1]), Link("name_server", name, servers[0])),
-    }
-    found = [
-        Found(
-            name,
-            BenchRecords(
-                rdtype=rdtype,
-                records=[f"v=spf1 include:spf{part}.example.org ip4:192.0.2.{part} -all" for part in range(3)],
-                ttl=3600 + (changed if rdtype == "TXT" else 0),
-            ),
-            rdtype,
-            links.get(rdtype, ()),
-        )
-        for rdtype in TYPES
-    ]
-    started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=turn, seconds=number)
-    return Report(
-        organisation_id=organisation,
-        scanner="bench-records",
-        asset=name,
-        started_at=started,
-        ended_at=started + timedelta(seconds=2),
-        scope=Scope.of("BenchRecords"),
-        found=found,
-    )
-
-
-class Clock:
-    """Adds up the seconds of parts of the work, by name."""
+class Spent:
+    """Seconds, processor seconds (here, backend) and facts of one part of the work."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.facts: dict[str, int] = {}
+        self.seconds = self.here = self.backend = 0.0
 
-    def add(self, name: str, started: float, facts: int) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        self.facts[name] = self.facts.get(name, 0) + facts
-
-    def rate(self, name: str) -> float:
-        return self.facts[name] / self.seconds[name] if self.seconds.get(name) else 0.0
+    def per_fact(self, facts: int) -> float:
+        """Processor time for a fact, in microseconds."""
+        return (self.here + self.backend) / facts * 1e6 if facts else 0.0
 
 
-def evaluator() -> Any:
-    """`kattegat.checks.evaluate.evaluate`, where it is there."""
-    with suppress(ImportError):
-        return importlib.import_module("kattegat.checks.evaluate").evaluate
-    return None
+class Bench:
+    """The database, what is installed, and where the time goes."""
 
-
-def round_of(
-    database: Database,
-    organisations: list[int],
-    numbers: range,
-    batch: int,
-    turn: tuple[str, int, int],
-    clock: Clock,
-    judge: Any,
-    checks: registry.Registry,
-) -> None:
-    """Records every asset of `numbers` once, as `turn` (name, day, change) says, each batch in its transaction."""
-    name, day, changed = turn
-    for start in range(numbers.start, numbers.stop, batch):
-        part = range(start, min(start + batch, numbers.stop))
-        organisation = organisations[start // batch % len(organisations)]
-        reports = [report(organisation, number, day, changed) for number in part]
+    def __init__(self, database: Database, arguments: argparse.Namespace) -> None:
+        self.database = database
+        self.batch: int = arguments.batch
+        self.checks = registry.load()
+        self.judging: bool = not arguments.no_checks
+        self.now = datetime.now(UTC)
+        self.statements: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
         with database.begin("kat_system") as connection:
-            if name == "new":
-                declare(connection, organisation, [(host(number), 2) for number in part], "bench")
-        started = time.perf_counter()
-        with database.begin("kat_system") as connection:
-            results = record(connection, reports)
-        facts = len(part) * len(TYPES)
-        clock.add(name, started, facts)
-        if judge is not None:
-            started = time.perf_counter()
-            with database.begin("kat_system") as connection:
-                judge(connection, organisation, touched(results), checks, datetime.now(UTC))
-            clock.add(f"{name} checks", started, 0)
+            made = connection.execute(
+                text(
+                    "INSERT INTO organisation (code, name)"
+                    " SELECT 'o' || n, 'x' FROM generate_series(1, :n) n RETURNING id"
+                ),
+                {"n": arguments.organisations},
+            )
+            self.organisations = list(made.scalars())
+        if arguments.statements:
+            self._listen()
 
+    def _listen(self) -> None:
+        engine = self.database.engine("kat_system")
+        started: list[float] = []
+        event.listen(engine, "before_cursor_execute", lambda *_: started.append(time.perf_counter()))
 
-def touched(results: list[Recorded]) -> set[int]:
-    """The assets whose checks are to run again."""
-    return set().union(*(result.touched | result.presence_changed for result in results))
+        @event.listens_for(engine, "after_cursor_execute")
+        def ended(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            spent = self.statements[" ".join(statement.split())[:110]]
+            spent[0] += time.perf_counter() - started.pop()
+            spent[1] += 1
 
+    def round(self, numbers: range, turn: int, changed: int) -> tuple[Spent, Spent, int]:
+        """Records and judges these sites once; what each took, and how many checks ran."""
+        recording, checking, ran = Spent(), Spent(), 0
+        for start in range(numbers.start, numbers.stop, self.batch):
+            part = range(start, min(start + self.batch, numbers.stop))
+            organisation = self.organisations[start // self.batch % len(self.organisations)]
+            reports = [
+                entry for number in part for entry in data.reports(organisation, number, turn, changed, self.now)
+            ]
+            if turn == 0:
+                with self.database.begin("kat_system") as connection:
+                    declare(connection, organisation, [(data.domain(number), 2) for number in part], "bench")
+            with self._measured(recording) as connection:
+                results = record(connection, reports)
+            if self.judging:
+                with self._measured(checking) as connection:
+                    ran += self.judge(connection, organisation, reports, results).checks
+        return recording, checking, ran
 
-def table(database: Database, arguments: argparse.Namespace, organisations: list[int]) -> Iterator[tuple[Any, ...]]:
-    judge = None if arguments.no_checks else evaluator()
-    checks = plugin()
-    step = max(arguments.assets // 5, arguments.batch)
-    for start in range(0, arguments.assets, step):
-        numbers = range(start, min(start + step, arguments.assets))
-        clock = Clock()
-        for turn in (("new", 0, 0), ("same", 1, 0), ("changed", 2, 1)):
-            round_of(database, organisations, numbers, arguments.batch, turn, clock, judge, checks)
-        with database.begin("kat_owner") as connection:
-            facts = count(connection)
-        both = clock.seconds["new"] + clock.seconds.get("new checks", 0.0)
-        yield (
-            numbers.stop,
-            facts,
-            f"{clock.rate('new'):,.0f}/s",
-            f"{clock.rate('same'):,.0f}/s",
-            f"{clock.rate('changed'):,.0f}/s",
-            f"{1e6 / clock.rate('new'):.0f}",
-            f"{clock.facts['new'] / both:,.0f}/s" if judge else "-",
+    def judge(
+        self, connection: Any, organisation: int, reports: Sequence[Report], results: Sequence[Recorded]
+    ) -> Evaluated:
+        """The checks of all that was scanned or touched, as the worker asks for them."""
+        names = sorted({str(entry.asset) for entry in reports})
+        scanned = set(
+            connection.execute(
+                text(
+                    "SELECT id FROM asset WHERE organisation_id = :o AND type = 'Hostname'"
+                    " AND key = ANY(CAST(:names AS text[]))"
+                ),
+                {"o": organisation, "names": names},
+            ).scalars()
         )
+        about = scanned.union(*(entry.described for entry in results))
+        ids = about.union(*(entry.touched | entry.new_assets | entry.presence_changed for entry in results))
+        return evaluate(connection, organisation, ids, self.checks, datetime.now(UTC), seen=about)
+
+    @contextmanager
+    def _measured(self, spent: Spent) -> Iterator[Any]:
+        # The connection is taken from the pool and given back within what is measured, as in the worker.
+        with self.database.engine("kat_system").connect() as idle:
+            pid = idle.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        backend, here, seconds = _processor(pid), time.process_time(), time.perf_counter()
+        with self.database.begin("kat_system") as connection:
+            yield connection
+        spent.seconds += time.perf_counter() - seconds
+        spent.here += time.process_time() - here
+        spent.backend += _processor(pid) - backend
+
+    def count(self) -> tuple[int, int]:
+        """Facts and assets in the database."""
+        with self.database.begin("kat_system") as connection:
+            facts: int = connection.execute(text("SELECT count(*) FROM fact")).scalar_one()
+            assets: int = connection.execute(text("SELECT count(*) FROM asset")).scalar_one()
+        return facts, assets
 
 
-def count(connection: Connection) -> int:
-    found: int = connection.execute(text("SELECT count(*) FROM fact")).scalar_one()
-    return found
+def _processor(pid: int) -> float:
+    """Seconds of processor time that a process has used (proc(5), fields utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def rows(bench: Bench, facts: int) -> Iterator[tuple[str, ...]]:
+    """A row for each round at a hundredth, a tenth and the whole of so many facts, and one for what came between."""
+    sites = facts // data.FACTS
+    probe = min(max(sites // 25, 2 * bench.batch), 20 * bench.batch)
+    first: dict[str, float] = {}
+    done = 0
+    for part in (100, 10, 1):
+        upto = max(sites // part - probe, 0)
+        if upto > done:
+            yield row(bench, "filled", range(done, upto), 0, 0, first)
+        done = max(upto, done)
+        numbers = range(done, done + probe)
+        for turn, name in enumerate(("new", "unchanged", "changed")):
+            yield row(bench, name, numbers, turn, turn // 2, first)
+        done = numbers.stop
+
+
+def row(
+    bench: Bench, name: str, numbers: range, turn: int, changed: int, first: dict[str, float]
+) -> tuple[str, ...]:
+    recording, checking, ran = bench.round(numbers, turn, changed)
+    facts = len(numbers) * data.FACTS
+    both = (recording.per_fact(facts), checking.per_fact(facts))
+    whole = first.setdefault(name, sum(both))
+    total, assets = bench.count()
+    rates = [facts / seconds if seconds else 0.0 for seconds in (recording.seconds, checking.seconds)]
+    return (
+        f"{total:,}",
+        f"{assets:,}",
+        name,
+        f"{facts / (recording.seconds + checking.seconds):,.0f}",
+        *(f"{rate:,.0f}" for rate in rates),
+        f"{sum(both):.0f}",
+        *(f"{part:.0f}" for part in both),
+        f"{(recording.backend + checking.backend) / facts * 1e6:.0f}",
+        f"{ran / facts:.1f}",
+        f"{os.getloadavg()[0]:.1f}",
+        f"{sum(both) / whole:.2f}",
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--assets", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=200, help="reports in a batch")
+    parser.add_argument("--facts", type=int, default=14_000)
+    parser.add_argument("--batch", type=int, default=64, help="sites in a batch, of three results each")
     parser.add_argument("--organisations", type=int, default=1)
     parser.add_argument("--durable", action="store_true", help="with fsync")
     parser.add_argument("--no-checks", action="store_true")
+    parser.add_argument("--statements", action="store_true", help="add up the time of every statement")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kat-bench-"))
@@ -229,22 +208,21 @@ def main() -> None:
         running = server.ensure(folder / "data", durable=arguments.durable)
         database = Database({role: running.dsn(role) for role in ROLES}, login=True)
         migrate.prepare(database)
-        with database.engine("kat_owner").begin() as connection:
-            made = connection.execute(
-                text(
-                    "INSERT INTO organisation (code, name)"
-                    " SELECT 'o' || n, 'x' FROM generate_series(1, :n) n RETURNING id"
-                ),
-                {"n": arguments.organisations},
-            )
-            organisations = list(made.scalars())
-        print(f"PostgreSQL {running.version}, {os.cpu_count()} cores, {'' if arguments.durable else 'no '}fsync")
-        print(" | ".join(ROWS))
+        bench = Bench(database, arguments)
+        print(
+            f"PostgreSQL {running.version}, Python {sys.version.split()[0]}, {os.cpu_count()} cores,"
+            f" {'' if arguments.durable else 'no '}fsync, batches of {arguments.batch} sites"
+        )
+        widths = [max(len(name), 15 if name == "round" else 9) for name in COLUMNS]
+        print(" | ".join(f"{name:>{width}}" for name, width in zip(COLUMNS, widths, strict=True)), flush=True)
         profile = cProfile.Profile()
         if arguments.profile:
             profile.enable()
-        for row in table(database, arguments, organisations):
-            print(" | ".join(f"{cell:>{len(name)}}" for cell, name in zip(row, ROWS, strict=True)), flush=True)
+        for cells in rows(bench, arguments.facts):
+            print(" | ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)), flush=True)
+            for statement, (seconds, times) in sorted(bench.statements.items(), key=lambda entry: -entry[1][0])[:12]:
+                print(f"    {seconds:8.3f} s {times:6} x  {statement}")
+            bench.statements.clear()
         if arguments.profile:
             profile.disable()
             pstats.Stats(profile).sort_stats("tottime").print_stats(30)

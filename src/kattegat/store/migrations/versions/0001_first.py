@@ -685,7 +685,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_fact_asset_current",
         "fact",
-        ["organisation_id", "asset_id", "kind"],
+        ["asset_id", "kind"],
         unique=False,
         postgresql_where=sa.text("ended_at IS NULL"),
     )
@@ -757,11 +757,11 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("organisation_id", "id", name=op.f("pk_link")),
     )
-    op.create_index("ix_link_fact", "link", ["organisation_id", "fact_id"], unique=False)
+    op.create_index("ix_link_fact", "link", ["fact_id"], unique=False)
     op.create_index(
         "ix_link_origin",
         "link",
-        ["organisation_id", "origin_id", "type"],
+        ["origin_id", "type"],
         unique=False,
         postgresql_where=sa.text("ended_at IS NULL"),
     )
@@ -775,7 +775,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_link_target",
         "link",
-        ["organisation_id", "target_id", "type"],
+        ["target_id", "type"],
         unique=False,
         postgresql_where=sa.text("ended_at IS NULL"),
     )
