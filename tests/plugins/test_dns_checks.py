@@ -112,6 +112,7 @@ def test_address_ipv6() -> None:
     assert keys(judge(check, records(("A", ["192.0.2.1"])))) == ["aaaa"]
     silent = records(("A", ["192.0.2.1"]), unmeasured=["AAAA: No answer."])
     assert judge(check, silent) == Unknown("AAAA: No answer.")
+    assert judge(check, records(unmeasured=["A: No answer."])) == Unknown("A: No answer.")
 
 
 def test_name_servers_few() -> None:

@@ -150,8 +150,10 @@ def _unless(gap: str, what: str) -> str | None:
 )
 def address_ipv6(context: Context, records: Facts[DnsRecords]) -> Verdict:
     """There are A records and no AAAA records."""
-    if not _records(records, "A") or _records(records, "AAAA"):
+    if _records(records, "AAAA"):
         return Pass()
+    if not _records(records, "A"):
+        return verdict([], unknown=_unless(records.gap("A"), "A"))
     if gap := records.gap("AAAA"):
         return verdict([], unknown=f"AAAA: {gap}")
     return verdict([Item("aaaa", translatable("there are A records and no AAAA record"))])
