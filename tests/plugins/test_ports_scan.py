@@ -104,7 +104,7 @@ def test_the_usual_ports(case: str, expected: list[int]) -> None:
 
 
 def test_silent_and_rejected_ports_are_measured_and_not_open() -> None:
-    reject = "10.77.0.88 port 25 can't be reached: a router says that it can't be reached."
+    reject = "10.77.0.88 port 25 can't be reached: no route to the host (it is down, or a firewall rejects)."
     odd = "10.77.0.88 port 80 can't be reached: a firewall on this machine forbids it."
     assert parse("visitor-ports", answers({22: "no answer", 25: reject, 80: odd, 443: "closed"})) == [
         NotMeasured("OpenPort", odd, "tcp/80"),

@@ -345,7 +345,7 @@ def test_a_machine_without_ipv6_says_so_of_itself(tmp_path: Path, number: int) -
     assert [entry.item for entry in found] == ["127.0.0.1", "", "2001:db8::1"]
     # A router that knows of no way may be wrong about this one address.
     reason = (
-        "2001:db8::1 can't be reached: a router says that it can't be reached"
+        "2001:db8::1 can't be reached: no route to the host (it is down, or a firewall rejects)"
         if number == errno.EHOSTUNREACH
         else NO_IPV6
     )

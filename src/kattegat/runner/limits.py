@@ -161,7 +161,7 @@ def _remember(entries: dict[str, None], entry: str) -> None:
 _LOCAL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 _UNREACHABLE = {
     errno.ENETUNREACH: "there is no route to it",
-    errno.EHOSTUNREACH: "a router says that it can't be reached",
+    errno.EHOSTUNREACH: "no route to the host (it is down, or a firewall rejects)",
     errno.ENETDOWN: "the network is down",
     errno.EHOSTDOWN: "it is down",
     errno.EACCES: "a firewall on this machine or on the way forbids it",

@@ -32,16 +32,18 @@ LARGEST_NETWORK = 4096
 HOSTS_AT_ONCE = 64
 OPEN, CLOSED, SILENT = "open", "closed", "no answer"
 # How the runner words an ICMP "unreachable". From a host that answers on other ports it is a firewall that rejects.
-REJECTED = "a router says"
+REJECTED = "no route to the host"
 
 
 async def _ask(address: IPAddress, ports: Sequence[int], net: Net) -> Evidence:
     results = {port: answer async for port, answer in net.ports(address.address, ports)}
     answered = [port for port, answer in results.items() if answer in (OPEN, CLOSED)]
     if results and not answered:
-        first = next(iter(results.values()))
+        # Some ports may be told of and others not: the reason is to be the same at every scan of the same host.
+        rejected = any(REJECTED in answer for answer in results.values())
+        why = REJECTED if rejected else results[min(results)]
         raise NotReached(
-            f"None of {len(results)} ports of {address.address} gave an answer ({first}): the host may be down or"
+            f"None of {len(results)} ports of {address.address} gave an answer ({why}): the host may be down or"
             " everything is filtered."
         )
     if SILENT in results.values():
