@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,7 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
         living = {role for role in ROLES if role in install.live()}
         if living:
             raise UsageError(f"This install runs already ({', '.join(sorted(living))}); kat status shows it.")
+        _check_port(install.settings.listen, install.settings.port)
         supervisor = Supervisor(install.settings, runner_token(install), http=True)
         with _stopping() as stopped:
             supervisor.start()
@@ -78,6 +80,20 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
             finally:
                 supervisor.stop(lambda said: console.print(said, style="dim"))
     return 0
+
+
+def _check_port(listen: str, port: int) -> None:
+    """Raises `KattegatError` when the web process could not listen: a stranger there would answer in its place."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(listen, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except (OSError, UnicodeError) as problem:
+        raise KattegatError(
+            f"The web process can't listen on {listen} port {port} ({getattr(problem, 'strerror', None) or problem}):"
+            " choose another with KAT_LISTEN, KAT_PORT or --port."
+        ) from None
 
 
 def _shown(address: str) -> str:
