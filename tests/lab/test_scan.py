@@ -25,18 +25,23 @@ from lab import Lab
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
 
 EXPECTED = Path(__file__).parent / "expected.json"
-# Every host and zone of README.md; their parents and servers are found from them.
+# Every host and zone of README.md; their parents and servers are found from them. Left out are names that show a
+# site a second time, mail records below a domain (spf-*, which are not judged), and www.rebind.test, which changes.
 TARGETS = (
     "good.test", "www.good.test", "plain.good.test", "v6only.good.test", "alias.good.test", "mail.good.test",
     "ssh.good.test", "nomail.good.test", "_host.good.test",
     "bad.test", "www.bad.test", "expired.bad.test", "soon.bad.test", "weakkey.bad.test", "chain.bad.test",
     "old.bad.test", "redirect.bad.test", "to-loopback.bad.test", "to-metadata.bad.test", "to-private.bad.test",
-    "dangling.bad.test", "takeover.bad.test", "ports.bad.test", "silent.bad.test", "mail.bad.test", "ssh.bad.test",
-    "broken.test", "tampered.test", "expired.test", "insecure.test", "lame.test",
-    "no-such-name.good.test",
+    "dangling.bad.test", "takeover.bad.test", "loop1.bad.test", "delegated.bad.test",
+    "localhost.bad.test", "metadata.bad.test", "unspecified.bad.test", "mapped.bad.test",
+    "ports.bad.test", "silent.bad.test", "filtered.bad.test", "absent.bad.test", "mail.bad.test", "ssh.bad.test",
+    "broken.test", "tampered.test", "www.tampered.test", "expired.test", "insecure.test", "lame.test",
+    "no-such-name.good.test", "no-such-domain.test",
 )  # fmt: skip
 DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:Z| UTC)?)?")
 SERIAL = re.compile(r"\b20\d{8}\b")
+KEY_TAG = re.compile(r"(?<=\(key )\d{1,5}\b|(?<=the DS record \()\d{1,5}\b")
+VERSION = re.compile(r"(?<=nginx/)[\d.]+|(?<=OpenSSH_)[\d.]+p\d")  # of this machine's packages
 DIGEST = re.compile(r"\b[0-9a-f]{32,}\b|SHA256:[\w+/]{43}")
 Said = dict[str, Any]
 
@@ -54,7 +59,15 @@ def steady(document: Said) -> Said:
         return f"{ref['type']} {ref['key']}"
 
     def text(said: str) -> str:
-        return SERIAL.sub("SERIAL", DIGEST.sub("DIGEST", DATE.sub("DATE", said)))
+        for pattern, word in (
+            (DATE, "DATE"),
+            (DIGEST, "DIGEST"),
+            (KEY_TAG, "TAG"),
+            (SERIAL, "SERIAL"),
+            (VERSION, "VERSION"),
+        ):
+            said = pattern.sub(word, said)
+        return said
 
     findings = [
         f"{finding['severity']} {asset(finding['asset'])} {finding['check']}: {text(item)}"
