@@ -20,9 +20,7 @@ def ensure(connection: Connection, *, today: date | None = None) -> list[str]:
     """Makes the partitions of the last, this and the next months that are missing; gives the names of those made."""
     day = today or datetime.now(UTC).date()
     have = set(
-        connection.execute(
-            text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
-        ).scalars()
+        connection.execute(text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")).scalars()
     )
     made: list[str] = []
     for table in PARTITIONED:
