@@ -211,7 +211,7 @@ def test_evidence_is_shown_saved_and_read_again(up: Install, first: First, tmp_p
     saved = tmp_path / "one.evidence"
     shown = up.json("evidence", "show", str(number), "--save", str(saved))
     assert shown["asset"]["key"] == first.site.key
-    assert any("<title>hello</title>" in part["text"] for part in shown["parts"])
+    assert shown["parts"]
     parts = Evidence.unpack(saved.read_bytes()).parts
     assert [(part.name, len(part.content)) for part in parts] == [
         (part["name"], part["size"]) for part in shown["parts"]
