@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import time
@@ -106,13 +107,26 @@ def opened(*, make: bool = False, progress: Callable[[str], None] | None = None)
     database = open_database(chosen, progress=progress)
     install = Install(chosen, database, started_server=started)
     try:
-        migrate.prepare(database)
+        with _alone(chosen):
+            migrate.prepare(database)
         yield install
     finally:
         stop = started and not _in_use(install)
         database.close()
         if stop:
             server.stop(chosen.data_dir)
+
+
+@contextmanager
+def _alone(chosen: Settings) -> Iterator[None]:
+    """One command of this install at a time makes the schema; two that begin together would both find none."""
+    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(chosen.data_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _in_use(install: Install) -> bool:
