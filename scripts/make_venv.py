@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,14 +38,21 @@ def main(folder: Path) -> None:
 
 
 def make_without_ensurepip(folder: Path, said: str) -> None:
-    """Debian keeps ensurepip in a package of its own; pip alone can still bring virtualenv."""
+    """Debian keeps ensurepip in a package of its own: installed if we may, else pip alone can still bring virtualenv."""
     shutil.rmtree(folder, ignore_errors=True)
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("Installing Debian's python3-venv ...", flush=True)
+        quiet = {"capture_output": True, "check": False, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+        subprocess.run(["apt-get", "update", "-q"], **quiet)
+        subprocess.run(["apt-get", "install", "-q", "-y", "--no-install-recommends", "python3-venv"], **quiet)
+        if subprocess.run([sys.executable, "-m", "venv", folder], capture_output=True, check=False).returncode == 0:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
     tools = ROOT / ".cache" / "virtualenv"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", tools, "virtualenv"]
     if subprocess.run(pip, capture_output=True, check=False).returncode == 0:
-        made = subprocess.run(
-            [sys.executable, tools / "bin" / "virtualenv", "-q", folder], check=False, env={"PYTHONPATH": str(tools)}
-        )
+        environment = {**os.environ, "PYTHONPATH": str(tools)}
+        made = subprocess.run([sys.executable, "-m", "virtualenv", "-q", folder], check=False, env=environment)
         if made.returncode == 0:
             return
     last = said.strip().splitlines()[-1] if said.strip() else "no reason given"
