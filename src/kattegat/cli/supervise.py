@@ -85,7 +85,7 @@ class Supervisor:
         run = settings.data_dir / "run"
         run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.socket = socket_path(settings)
-        here = [sys.executable, "-m", "kattegat", "process"]
+        here = [sys.executable, "-m", "kattegat.cli.child", str(os.getpid()), "process"]
         token = ["--token-file", str(token_file), "--name", "local", "--spool", str(settings.data_dir / "spool")]
         commands = {
             "web": [*here, "web", "--socket", str(self.socket), *([] if http else ["--no-http"])],
