@@ -211,7 +211,8 @@ def _judge(
                 continue
             checks += 1
             judged = judge.judge(spec, row, picture, options)
-            if judged.until is not None:
+            # A time that has come would make it due for ever: it was judged at a later one.
+            if judged.until is not None and judged.until > now:
                 due[subject] = min(due[subject] or judged.until, judged.until)
             if judged.measured:
                 changes.decide(subject, spec, old, judged)

@@ -7,27 +7,41 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-PENDING = text(
-    """
+from kattegat.scheduler import plan
+
+# Only what the targets lead to: with `kat up` running, other work of the organisation never ends.
+REACHED = """
     WITH RECURSIVE reached(id) AS (
         SELECT id FROM asset WHERE organisation_id = :organisation AND id = ANY(CAST(:targets AS bigint[]))
         UNION
         SELECT l.target_id FROM link l JOIN reached r ON l.origin_id = r.id
         WHERE l.organisation_id = :organisation AND l.ended_at IS NULL
     ), sources AS (
-        SELECT s.id, s.state, s.last_started_at, h.tries FROM source s
+        SELECT s.id, s.last_started_at, h.due_at, h.hold,
+               EXISTS (SELECT FROM task t WHERE t.organisation_id = s.organisation_id AND t.source_id = s.id
+                         AND t.state IN ('queued', 'leased') AND t.kind IN ('scan', 'ingest')) AS open
+        FROM source s
         JOIN reached r ON r.id = s.asset_id
         JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id AND a.present
-        JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id AND h.hold = ''
+        JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
         WHERE s.organisation_id = :organisation AND s.kind = 'scanner'
     )
-    SELECT count(*) AS sources,
-           count(*) FILTER (WHERE last_started_at >= :since) AS done,
-           (SELECT count(*) FROM task t WHERE t.organisation_id = :organisation
-              AND t.state IN ('queued', 'leased') AND t.kind = 'ingest') AS ingests,
-           (SELECT count(*) FROM task t WHERE t.organisation_id = :organisation
-              AND t.state IN ('queued', 'leased') AND t.kind = 'scan') AS scans
+"""
+PENDING = text(
+    REACHED  # noqa: S608 - a constant
+    + """
+    SELECT count(*) FILTER (WHERE hold = '') AS sources,
+           count(*) FILTER (WHERE hold = '' AND last_started_at >= :since) AS done,
+           count(*) FILTER (WHERE open) AS open
     FROM sources
+    """
+)
+OVERLOOKED = text(
+    REACHED  # noqa: S608 - a constant
+    + """
+    SELECT id FROM sources
+    WHERE hold = '' AND NOT open AND due_at > now() AND (last_started_at IS NULL OR last_started_at < :since)
+    ORDER BY id
     """
 )
 RUNNING = text(
@@ -54,11 +68,17 @@ SOURCES = text(
 )
 UNMEASURED = text(
     """
-    SELECT a.key, string_agg(DISTINCT s.reason, '; ') AS reason FROM asset a
+    SELECT a.key,
+           coalesce(string_agg(DISTINCT s.reason, '; ') FILTER (WHERE s.state IN ('failed', 'blocked')),
+                    string_agg(DISTINCT s.scanner || ' has not run: ' || h.hold, '; ') FILTER (WHERE h.hold <> ''),
+                    'nothing has run') AS reason,
+           bool_or(s.state = 'ok') AS measured,
+           bool_or(s.state IN ('failed', 'blocked')) OR bool_or(h.hold <> '' AND h.hold <> ALL (:chosen)) AS silent
+    FROM asset a
     JOIN source s ON s.organisation_id = a.organisation_id AND s.asset_id = a.id AND s.kind = 'scanner'
+    LEFT JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
     WHERE a.organisation_id = :organisation AND a.id = ANY(CAST(:targets AS bigint[]))
-    GROUP BY a.id, a.key
-    HAVING bool_or(s.state IN ('failed', 'blocked')) AND NOT bool_or(s.state = 'ok')
+    GROUP BY a.id, a.key ORDER BY a.id
     """
 )
 
@@ -85,7 +105,16 @@ def state(connection: Connection, organisation: int, targets: list[int], since: 
         f"{task.scanner} {task.key.removeprefix('internet|')}"
         for task in connection.execute(RUNNING, {"organisation": organisation})
     ]
-    return State(row.sources, row.done, row.ingests + row.scans, running)
+    return State(row.sources, row.done, row.open, running)
+
+
+def overlooked(connection: Connection, organisation: int, targets: list[int], since: datetime) -> list[int]:
+    """The sources that belong to a scan by now and that nobody has asked for.
+
+    Such as those of an address which was known before, and which only this scan found a target to lead to.
+    """
+    asked = {"organisation": organisation, "targets": targets, "since": since}
+    return list(connection.execute(OVERLOOKED, asked).scalars())
 
 
 def sources(connection: Connection, organisation: int, targets: list[int]) -> list[int]:
@@ -94,6 +123,11 @@ def sources(connection: Connection, organisation: int, targets: list[int]) -> li
 
 
 def unmeasured(connection: Connection, organisation: int, targets: list[int]) -> list[tuple[str, str]]:
-    """The targets of which nothing could be measured, with the reasons."""
-    found = connection.execute(UNMEASURED, {"organisation": organisation, "targets": targets})
-    return [(row.key, row.reason) for row in found]
+    """The targets of which nothing could be measured, with the reasons.
+
+    A target that only scanners look at which were left out on request is one of them if nothing else was measured.
+    """
+    asked = {"organisation": organisation, "targets": targets, "chosen": [plan.NOT_CHOSEN, plan.SKIPPED]}
+    found = connection.execute(UNMEASURED, asked).all()
+    nothing = not any(row.measured for row in found)
+    return [(row.key, row.reason) for row in found if not row.measured and (row.silent or nothing)]

@@ -114,7 +114,11 @@ def assets(
             for row in rows
         ]
         console.print(
-            table(["type", "key", "clearance", "first seen (UTC)", ""], cells, empty="There are no assets yet.")
+            table(
+                ["type", "key", "clearance", "first seen (UTC)", ""],
+                cells,
+                empty="There are no such assets." if type or search else "There are no assets yet.",
+            )
         )
         if not total.exact or total.number > len(rows):
             console.print(f"{len(rows)} of {total} are shown; --limit shows more.", style="dim")
@@ -212,7 +216,7 @@ def _why(found: origin.Origin | None) -> list[str]:
         return [f"declared by {found.asset.declared_by}"]
     if found.how == "inherited" and found.declared is not None:
         steps = [
-            f"{step.receiver.key} gets at most {step.cap} from {step.giver.key} over {step.link.type}"
+            f"{step.giver.key} passes on at most {step.cap} of it to {step.receiver.key} over {step.link.type}"
             for step in found.steps
         ]
         return [f"{found.declared.key} is declared with {found.declared.declared_clearance}", *steps]
@@ -226,7 +230,9 @@ def _scanner_state(source: Any) -> str:
         return f"has not run yet, due {moment(source.due_at)} UTC" if source.due_at else "has not run yet"
     at = f"{moment(source.last_ended_at)} UTC" if source.last_ended_at else "?"
     if source.state == "ok":
-        gaps = "; ".join(f"{kind}{f' {item}' if item else ''}: {reason}" for kind, item, reason, *_ in source.unmeasured)
+        gaps = "; ".join(
+            f"{kind}{f' {item}' if item else ''}: {reason}" for kind, item, reason, *_ in source.unmeasured
+        )
         return f"ran {at}" + (f", could not measure {gaps}" if gaps else "")
     return f"{'failed' if source.state == 'failed' else 'was refused'} {at}: {source.reason}"
 

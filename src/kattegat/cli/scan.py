@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 from kattegat import registry, settings
 from kattegat.accounts import audit, consent, networks, organisations
+from kattegat.checks import evaluate
 from kattegat.cli import follow, given
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
 from kattegat.cli.output import emit, progress_console, write_file
@@ -33,12 +34,14 @@ from kattegat.model.assets import URL, Asset, Hostname, IPAddress, Website
 from kattegat.model.verdict import SEVERITIES, rank
 from kattegat.reports import contents as report
 from kattegat.reports import page, terminal
-from kattegat.scheduler import dispatch, plan, scans
+from kattegat.scheduler import dispatch, job, plan, scans
 from kattegat.store.database import DatabaseUnreachableError
 
 STANDARD_INPUT = "/dev/stdin"
 POLL_SECONDS = 0.25
 STUCK_SECONDS = 900.0
+SEEN_SECONDS = 5.0
+MOST_DUE = 100_000
 CONSENT = "By starting kat scan this person says that the organisation permits the scan of these targets."
 
 RUNNER = text(
@@ -113,7 +116,7 @@ def scan(
         write_file(html, page.render(contents).encode("utf-8", "replace"))
     emit(contents, json, lambda console: terminal.show(console, contents))
     if not contents.complete:
-        remarks.print(f"kat: the scan is not complete: {contents.incomplete_because}", markup=False)
+        remarks.print(f"kat: the scan is not complete: {terminal.safe(contents.incomplete_because)}", markup=False)
         return 3
     worst = min((rank(finding.severity) for finding in contents.findings), default=len(SEVERITIES))
     return 1 if worst <= rank(fail_on) else 0
@@ -251,6 +254,10 @@ def _end(
             stopped = f"nothing could be measured of {key.removeprefix('internet|')}{others}: {reason}"
         if stopped and outcome == "complete":
             outcome = "incomplete"
+        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        evaluate.evaluate_due(
+            connection, install.registry, now, most=MOST_DUE, options=job.in_force, organisation=organisation
+        )
         ended = scans.close(connection, organisation, opened_scan.id, outcome, stopped)
         described = report.Scan(opened_scan.id, organisation, code, labels, ids, opened_scan.started_at, ended, stopped)
         contents = report.build(connection, described, install.registry)
@@ -272,11 +279,24 @@ def _follow(install: Install, remarks: Console, supervisor: Watcher, started: St
     progress = Progress(*columns, console=remarks)
     bar = progress.add_task("Scanning", total=None)
     moved, seen = time.monotonic(), (-1, -1, -1)
+    by = actor()
+    asked: set[int] = set()
+    told = 0.0
 
     def look() -> follow.State:
         supervisor.look()
+        nonlocal told
+        scan = (started.organisation, started.ids, started.scan.started_at)
         with install.database.begin("kat_system") as connection:
-            return follow.state(connection, started.organisation, started.ids, started.scan.started_at)
+            if time.monotonic() - told > SEEN_SECONDS:
+                scans.seen(connection, started.organisation, started.scan.id)
+                told = time.monotonic()
+            # Each once, or a scan whose runner has a slow clock would ask for the same again and again.
+            late = set(follow.overlooked(connection, *scan)) - asked
+            if late:
+                dispatch.request(connection, started.organisation, late, by)
+                asked.update(late)
+            return follow.state(connection, *scan)
 
     with Live(progress, console=remarks, refresh_per_second=5, transient=True):
         while True:

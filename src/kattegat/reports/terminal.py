@@ -165,7 +165,7 @@ def _changes(contents: Contents) -> RenderableType:
     head = Text.assemble(
         ("Since the scan of ", "bold"),
         (f"{moment(changes.previous)} UTC", "bold"),
-        f"  {len(changes.new)} new, {len(changes.still_open)} still open, {len(changes.resolved)} resolved,"
+        f"  items: {len(changes.new)} new, {len(changes.still_open)} still open, {len(changes.resolved)} resolved,"
         f" {len(changes.not_measured)} could not be measured this time",
     )
     rows: list[Text] = [head]
@@ -180,14 +180,18 @@ def _changes(contents: Contents) -> RenderableType:
 
 def _change(mark: str, style: str, change: Change) -> Text:
     reason = f" ({safe(change.reason)})" if change.reason else ""
-    return Text.assemble((f"  {mark:<13}", style), f"{name(change.asset)}: {safe(change.text)}{reason}")
+    # The item alone may be "the header is missing": the check says which.
+    return Text.assemble(
+        (f"  {mark:<13}", style), f"{name(change.asset)}: {safe(change.text)}", (f" [{change.check}]", "dim"), reason
+    )
 
 
 def _summary(contents: Contents) -> RenderableType:
     counts = Counter(finding.severity for finding in contents.findings)
     parts = [f"{counts[severity]} {severity}" for severity in SEVERITIES if counts[severity]]
     seconds = (contents.ended_at - contents.started_at).total_seconds()
-    said = f"{len(contents.findings)} findings ({', '.join(parts) or 'none'}) in {seconds:.0f} s."
+    items = sum(len(finding.items) for finding in contents.findings)
+    said = f"{len(contents.findings)} findings ({', '.join(parts) or 'none'}) with {items} items, in {seconds:.0f} s."
     if contents.incomplete_because:
-        return Text.from_markup(f"[bold magenta]Not complete:[/] {escape(contents.incomplete_because)}  {said}")
+        return Text.from_markup(f"[bold magenta]Not complete:[/] {escape(safe(contents.incomplete_because))}  {said}")
     return Text(said, style="bold")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import structlog
 from sqlalchemy import Connection, Row, text
 
-from kattegat.inventory import planning
+from kattegat.inventory import planning, presence
 from kattegat.model import assets
 from kattegat.model.assets import Asset
 from kattegat.plugin import ScannerSpec
@@ -170,7 +170,7 @@ def plan(
     skip: Collection[str] = (),
     vantage: str = "internet",
 ) -> Planned:
-    """Gives these assets (None: all of the organisation) their sources and schedules; five statements.
+    """Gives these assets (None: all of the organisation) their sources and schedules; six statements.
 
     What may not run is held with the reason, which is taken back when it no longer holds. `only` and `skip` name
     scanners. Running it again changes nothing unless something has changed.
@@ -179,6 +179,8 @@ def plan(
     if ids == []:
         return Planned(0, 0, 0)
     chosen = {"organisation": organisation_id, "ids": ids, "vantage": vantage}
+    # Before any schedule is locked: whoever records plans too, and in another order.
+    presence.lock(conn, [organisation_id])
     standing = _standing(conn, organisation_id)
     rows: list[tuple[str, int, timedelta, str]] = []
     by_type: dict[str, list[ScannerSpec]] = {}
@@ -305,6 +307,15 @@ def _hold(
     if spec.tool and standing.tools is not None and spec.tool not in standing.tools:
         return _missing(spec)
     return ""
+
+
+def left_out(conn: Connection) -> list[int]:
+    """The organisations in which something is not scanned since a person's choice left it out."""
+    found = conn.execute(
+        text("SELECT DISTINCT organisation_id FROM schedule WHERE hold = ANY(CAST(:holds AS text[])) ORDER BY 1"),
+        {"holds": [NOT_CHOSEN, SKIPPED]},
+    )
+    return list(found.scalars())
 
 
 def reasons(conn: Connection, organisation_id: int, source_ids: Sequence[int]) -> dict[int, str]:

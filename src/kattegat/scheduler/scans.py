@@ -16,14 +16,28 @@ OPEN = text(
     RETURNING id, started_at
     """
 )
-# A scan whose command died stays open; it must not steer later ones for ever.
+# A scan whose command died stays open; it must not steer what others find.
+_ALIVE = "coalesce(CAST(options->>'seen_at' AS timestamptz), started_at) > now() - make_interval(secs => :forsaken)"
 CHOICE = text(
-    """
+    f"""
     SELECT options FROM scan
-    WHERE organisation_id = :organisation AND outcome = 'open' AND started_at > now() - interval '1 day'
+    WHERE organisation_id = :organisation AND outcome = 'open' AND {_ALIVE}
     ORDER BY started_at DESC LIMIT 1
+    """  # noqa: S608 - a constant
+)
+SEEN = text(
+    """
+    UPDATE scan SET options = options || jsonb_build_object('seen_at', now())
+    WHERE organisation_id = :organisation AND id = :id AND outcome = 'open'
     """
 )
+FORSAKEN = text(
+    f"""
+    UPDATE scan SET ended_at = clock_timestamp(), outcome = 'stopped', reason = 'its command died'
+    WHERE outcome = 'open' AND NOT {_ALIVE} RETURNING organisation_id
+    """  # noqa: S608 - a constant
+)
+FORSAKEN_SECONDS = 120.0
 CLOSE = text(
     """
     UPDATE scan SET ended_at = clock_timestamp(), outcome = :outcome, reason = :reason
@@ -70,11 +84,22 @@ def choice(connection: Connection, organisation: int) -> Choice:
 
     What an open scan discovers is planned with the same choice as what it began with.
     """
-    options = connection.execute(CHOICE, {"organisation": organisation}).scalar()
+    asked = {"organisation": organisation, "forsaken": FORSAKEN_SECONDS}
+    options = connection.execute(CHOICE, asked).scalar()
     if not options:
         return Choice(None, ())
     only = options.get("only")
     return Choice(tuple(only) if only is not None else None, tuple(options.get("skip", ())))
+
+
+def seen(connection: Connection, organisation: int, scan: int) -> None:
+    """Says that the command of an open scan lives; to be called often."""
+    connection.execute(SEEN, {"organisation": organisation, "id": scan})
+
+
+def forsaken(connection: Connection) -> set[int]:
+    """Closes the open scans whose command has not been heard from for two minutes; gives their organisations."""
+    return set(connection.execute(FORSAKEN, {"forsaken": FORSAKEN_SECONDS}).scalars())
 
 
 def close(connection: Connection, organisation: int, scan: int, outcome: Outcome, reason: str) -> datetime:

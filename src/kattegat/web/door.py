@@ -57,6 +57,7 @@ M = TypeVar("M")
 TASK = text(
     """
     SELECT t.organisation_id, t.source_id, t.scanner, t.state, t.lease_token, t.leased_by, t.priority, t.vantage,
+           t.started_at AS leased_at, clock_timestamp() AS now,
            a.type AS asset_type, a.key AS asset_key,
            EXISTS (SELECT FROM task i WHERE i.organisation_id = t.organisation_id AND i.source_id = t.source_id
                    AND i.kind = 'ingest' AND i.state IN ('queued', 'leased')) AS ingest_open
@@ -176,6 +177,7 @@ class Door:
 
     def _take(self, conn: Connection, runner: Runner, result: Result, row: Any) -> None:
         reason = queue.clean(result.reason)
+        started_at, ended_at = by_our_clock(result.started_at, result.ended_at, row.leased_at, row.now)
         spec = self._registry.scanners.get(row.scanner)
         version = spec.version if spec is not None else 1
         evidence_id = None
@@ -188,8 +190,8 @@ class Door:
                 asset_key=row.asset_key,
                 vantage=row.vantage,
                 runner=runner.name,
-                started_at=result.started_at,
-                ended_at=result.ended_at,
+                started_at=started_at,
+                ended_at=ended_at,
                 detail={**_storable(result.detail), "outcome": result.outcome, "reason": reason},
             )
             try:
@@ -209,8 +211,8 @@ class Door:
                         "evidence_id": evidence_id,
                         "outcome": result.outcome,
                         "reason": reason,
-                        "started_at": result.started_at.isoformat(),
-                        "ended_at": result.ended_at.isoformat(),
+                        "started_at": started_at.isoformat(),
+                        "ended_at": ended_at.isoformat(),
                         "scan_task_id": result.task_id,
                         "plugin_version": version,
                     },
@@ -261,6 +263,19 @@ def _agree(runner: Runner, message: Claim) -> None:
             409, "vantage", f"Runner {runner.name!r} is registered for vantage {runner.vantage!r}; start it with that"
             " or register it anew.",
         )  # fmt: skip
+
+
+def by_our_clock(
+    started_at: datetime, ended_at: datetime, leased_at: datetime, now: datetime
+) -> tuple[datetime, datetime]:
+    """The times of a scan by the clock of the database: it was made between the lease and now.
+
+    With a runner's clock that is behind, its results would look older than those before, and be due again at once.
+    """
+    shift = min(now - ended_at, timedelta(0))
+    if started_at + shift < leased_at:
+        shift = leased_at - started_at
+    return started_at + shift, min(ended_at + shift, now)
 
 
 def _check_times(result: Result) -> None:

@@ -42,7 +42,7 @@ UNREADABLE = "its evidence could not be read"
 
 Planner = Callable[[Connection, int, Collection[int], Registry], Any]
 """Gives assets of an organisation their sources; `plan_as_chosen` is one."""
-Evaluator = Callable[[Connection, int, Collection[int], Registry, datetime], Any]
+Evaluator = Callable[[Connection, int, Collection[int], Registry, datetime, Collection[int]], Any]
 """Runs the checks of assets of an organisation."""
 
 SUBJECTS = text(
@@ -105,14 +105,25 @@ class Held:
 
 
 def evaluate(
-    conn: Connection, organisation_id: int, asset_ids: Collection[int], registry: Registry, now: datetime
+    conn: Connection,
+    organisation_id: int,
+    asset_ids: Collection[int],
+    registry: Registry,
+    now: datetime,
+    seen: Collection[int],
 ) -> Any:
-    """The checks of these assets under the organisation's settings; the usual `Evaluator`."""
-    return checks.evaluate(conn, organisation_id, asset_ids, registry, now, job.in_force(conn, organisation_id))
+    """The checks of these assets under the organisation's settings; the usual `Evaluator`.
+
+    `seen` are those of them whose facts or sources changed, which checks of others may see over a link.
+    """
+    in_force = job.in_force(conn, organisation_id)
+    return checks.evaluate(conn, organisation_id, asset_ids, registry, now, in_force, seen=seen)
 
 
-def plan_as_chosen(conn: Connection, organisation_id: int, asset_ids: Collection[int], registry: Registry) -> Any:
-    """Plans with the choice of scanners of the organisation's open scan; the usual `Planner`."""
+def plan_as_chosen(
+    conn: Connection, organisation_id: int, asset_ids: Collection[int] | None, registry: Registry
+) -> Any:
+    """Plans (None: all assets) with the choice of scanners of the organisation's open scan; the usual `Planner`."""
     chosen = scans.choice(conn, organisation_id)
     return plan.plan(conn, organisation_id, asset_ids, registry, only=chosen.only, skip=chosen.skip)
 
@@ -282,14 +293,15 @@ class Ingest:
     ) -> None:
         planned: set[int] = set()
         judged: set[int] = set()
+        seen: set[int] = set()
         unmeasured: set[int] = set()
         changed: set[tuple[int, str]] = set()
         for entry, result in results:
             planned |= result.new_assets | result.presence_changed
             if entry.report.outcome == "ok":
                 # Also what did not change: since the last success it may have been unknown, or time has passed.
-                judged |= {entry.asset_id} | result.touched | result.stands
-                judged |= result.new_assets | result.presence_changed
+                seen |= {entry.asset_id} | result.described | result.stands | result.presence_changed
+                judged |= seen | result.touched | result.new_assets
             else:
                 unmeasured.add(entry.asset_id)
             spec = self._registry.scanners.get(entry.report.scanner)
@@ -302,12 +314,15 @@ class Ingest:
             self._planner(conn, organisation_id, planned, self._registry)
         plan.due_for_changes(conn, organisation_id, changed, self._registry, since=began)
         now: datetime = conn.execute(text("SELECT clock_timestamp()")).scalar_one()
+        # What failed changes what is seen of an asset, also of one that another result names.
+        seen |= unmeasured & judged
         if judged:
-            self._evaluator(conn, organisation_id, judged, self._registry, now)
+            self._evaluator(conn, organisation_id, judged, self._registry, now, seen)
         if unmeasured - judged:
             try:
                 with conn.begin_nested():
-                    self._evaluator(conn, organisation_id, unmeasured - judged, self._registry, now)
+                    failed = unmeasured - judged
+                    self._evaluator(conn, organisation_id, failed, self._registry, now, failed)
             except SQLAlchemyError:
                 raise
             except Exception as problem:

@@ -18,7 +18,7 @@ from kattegat.evidence import seal
 from kattegat.evidence import vault as vaults
 from kattegat.evidence.vault import Vault
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, job, queue
+from kattegat.scheduler import beat, job, plan, queue, scans
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
@@ -70,7 +70,18 @@ def chores(database: Database, vault: Vault, registry: Registry) -> list[Chore]:
         with database.begin("kat_owner") as conn:
             partition.ensure(conn)
 
-    return [Chore("checks", 5, recheck), Chore("seals", 60, seals), Chore("partitions", 86400, partitions)]
+    def forsaken() -> None:
+        # What a scan left out is watched again when its command died before it could say so.
+        with database.begin("kat_system") as conn:
+            for organisation in sorted(scans.forsaken(conn)):
+                plan_as_chosen(conn, organisation, None, registry)
+
+    return [
+        Chore("checks", 5, recheck),
+        Chore("scans", 30, forsaken),
+        Chore("seals", 60, seals),
+        Chore("partitions", 86400, partitions),
+    ]
 
 
 class Worker:
@@ -100,10 +111,16 @@ class Worker:
         return self._ingest.step()
 
     def begin(self) -> None:
-        """Gives back what an earlier process of this name held, and makes checks that are new or changed run."""
+        """Gives back what an earlier process of this name held, and makes checks that are new or changed run.
+
+        What a scan that has ended left out is planned again: whoever starts a worker wants everything watched.
+        """
         with self._database.begin("kat_system") as conn:
             queue.release(conn, self.name)
             checks.recheck_changed(conn, self._registry, datetime.now(UTC))
+        with self._database.begin("kat_system") as conn:
+            for organisation in plan.left_out(conn):
+                plan_as_chosen(conn, organisation, None, self._registry)
 
     def end(self) -> None:
         """Gives back what is still leased."""
