@@ -19,7 +19,7 @@ up: setup
 
 scan: setup
 	@test -n "$(TARGET)" || { echo "Say what to scan: make scan TARGET=example.org" >&2; exit 2; }
-	@$(BIN)/kat scan $(TARGET) $(OPTIONS)
+	@$(BIN)/kat scan $(TARGET) $(OPTIONS) || test $$? -eq 1
 
 test: setup
 	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadgroup -q -m "not nightly"

@@ -139,7 +139,12 @@ def _list(connection: Connection, number: int, key: str | None, limit: int, json
 
 
 @app.command(name="verify")
-def verify_(*, organisation: Organisation = DEFAULT_ORGANISATION, quick: bool = False, json: Json = False) -> int:
+def verify_(
+    *,
+    organisation: Organisation = DEFAULT_ORGANISATION,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> int:
     """Proves that no record was changed, removed, reordered or cut off. Ends with 3 when one was.
 
     Parameters

@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import keyword
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,9 +66,14 @@ def new(name: str, /, *, folder: Path = Path()) -> int:
             place.write_text(environment.get_template(template).render(**words), encoding="utf-8")
     except OSError as problem:
         raise KattegatError(f"The plugin can't be written to {root} ({problem.strerror}).") from None
-    Console(highlight=False).print(
-        f"Wrote {root}. Next:\n  pip install -e {root}\n  pytest {root}\n  kat plugins show {name}\n"
-        f"  kat plugin try {name} https://example.org",
+    # The pip of the system would install it where this Kattegat does not look.
+    programs = Path(sys.prefix, "bin")
+    if programs.is_relative_to(Path.cwd()):
+        programs = programs.relative_to(Path.cwd())
+    Console(highlight=False, soft_wrap=True).print(
+        f"Wrote {root}. Next, with the programs of Kattegat's own environment:\n"
+        f"  {programs / 'pip'} install -e {root}\n  {programs / 'python'} -m pytest {root}\n"
+        f"  {programs / 'kat'} plugins show {name}\n  {programs / 'kat'} plugin try {name} https://example.org",
         markup=False,
     )
     return 0
