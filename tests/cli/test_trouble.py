@@ -94,6 +94,27 @@ def test_a_full_disk_loses_nothing(small_disk: Path, site: Site) -> None:
         server.stop(install.data, "immediate")
 
 
+def test_a_disk_that_fills_up_during_a_scan_ends_it_with_one_sentence(small_disk: Path, site: Site) -> None:
+    install = Install(small_disk / "data")
+    try:
+        before = install.scan(site)
+        site.hold()
+        running = install.start("scan", site.url, "--allow", "127.0.0.0/8", "--json")
+        assert site.asked.wait(120)
+        filler = fill(small_disk)
+        site.release()
+        _, err = running.communicate(timeout=300)
+        assert running.returncode == 3, err
+        assert "is full: make room there" in sentence(err)
+        assert install.processes() == []
+        filler.unlink()
+        after = install.scan(site)
+        assert checks(after) == checks(before)
+        assert install.json("evidence", "verify")["problems"] == []
+    finally:
+        server.stop(install.data, "immediate")
+
+
 def test_a_database_of_a_later_release_is_left_alone(make_install: Callable[[str], Install], site: Site) -> None:
     install = make_install("later")
     install.scan(site, "--scanner", "http")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import getpass
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import text
@@ -21,6 +23,7 @@ from kattegat.store.database import Database, DatabaseUnreachableError, open_dat
 
 DEFAULT_ORGANISATION = "default"
 DATABASE_SECONDS = 60.0
+LEAST_ROOM = 1024 * 1024
 
 Result = TypeVar("Result")
 
@@ -31,6 +34,16 @@ LIVE = text("SELECT DISTINCT role FROM process WHERE seen_at > now() - interval 
 
 class NoInstallError(KattegatError):
     """A command that reads, where nothing has been installed yet."""
+
+
+class DiskFullError(KattegatError):
+    """No room is left where the install keeps everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(
+            f"The disk of {folder} is full: make room there and type the same command again; what is recorded is kept."
+        )
 
 
 class Install:
@@ -67,9 +80,11 @@ class Install:
         """
         end = 0.0
         while True:
+            self.check_room()
             try:
                 return step()
             except DatabaseUnreachableError:
+                self.check_room()
                 end = end or time.monotonic() + DATABASE_SECONDS
                 if time.monotonic() > end:
                     raise
@@ -77,6 +92,11 @@ class Install:
             with suppress(KattegatError):
                 self.revive()
             time.sleep(0.5)
+
+    def check_room(self) -> None:
+        """Raises `DiskFullError` when nothing more can be kept: no use in waiting for that to pass."""
+        if shutil.disk_usage(self.settings.data_dir).free < LEAST_ROOM:
+            raise DiskFullError(self.settings.data_dir)
 
     def live(self) -> set[str]:
         """The roles of the processes that have been heard from just now."""
