@@ -59,9 +59,7 @@ def _addresses(number: int) -> tuple[IPAddress, IPAddress]:
     return IPAddress(f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"), IPAddress(f"2001:db8::{number:x}")
 
 
-def _records(
-    host: Hostname, rdtype: str, records: list[str], link: str = "", targets: tuple[Asset, ...] = ()
-) -> Found:
+def _records(host: Hostname, rdtype: str, records: list[str], link: str = "", targets: tuple[Asset, ...] = ()) -> Found:
     links = tuple(Link(link, host, target) for target in targets)
     return Found(host, DnsRecords(rdtype=rdtype, records=records), rdtype, links)
 

@@ -20,6 +20,7 @@ import cProfile
 import os
 import pstats
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -31,16 +32,30 @@ from pathlib import Path
 from typing import Any
 
 import data
-from sqlalchemy import event, text
+from sqlalchemy import Connection, event, text
 
 from kattegat import registry
 from kattegat.checks.evaluate import Evaluated, evaluate
 from kattegat.inventory.declare import declare
-from kattegat.inventory.record import Recorded, Report, record
+from kattegat.inventory.record import Recorded, record
 from kattegat.store import migrate, server
 from kattegat.store.database import ROLES, Database
 
-COLUMNS = ("facts", "assets", "round", "facts/s", "record", "check", "CPU us/fact", "record", "check", "server", "checks", "load", "ratio")
+COLUMNS = (
+    "facts",
+    "assets",
+    "round",
+    "facts/s",
+    "record",
+    "check",
+    "CPU us/fact",
+    "record",
+    "check",
+    "server",
+    "checks",
+    "load",
+    "ratio",
+)
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -104,29 +119,17 @@ class Bench:
                 results = record(connection, reports)
             if self.judging:
                 with self._measured(checking) as connection:
-                    ran += self.judge(connection, organisation, reports, results).checks
+                    ran += self.judge(connection, organisation, results).checks
         return recording, checking, ran
 
-    def judge(
-        self, connection: Any, organisation: int, reports: Sequence[Report], results: Sequence[Recorded]
-    ) -> Evaluated:
+    def judge(self, connection: Connection, organisation: int, results: Sequence[Recorded]) -> Evaluated:
         """The checks of all that was scanned or touched, as the worker asks for them."""
-        names = sorted({str(entry.asset) for entry in reports})
-        scanned = set(
-            connection.execute(
-                text(
-                    "SELECT id FROM asset WHERE organisation_id = :o AND type = 'Hostname'"
-                    " AND key = ANY(CAST(:names AS text[]))"
-                ),
-                {"o": organisation, "names": names},
-            ).scalars()
-        )
-        about = scanned.union(*(entry.described for entry in results))
-        ids = about.union(*(entry.touched | entry.new_assets | entry.presence_changed for entry in results))
-        return evaluate(connection, organisation, ids, self.checks, datetime.now(UTC), seen=about)
+        seen: set[int] = set().union(*(entry.described | entry.stands | entry.presence_changed for entry in results))
+        ids = seen.union(*(entry.touched | entry.new_assets for entry in results))
+        return evaluate(connection, organisation, ids, self.checks, datetime.now(UTC), seen=seen)
 
     @contextmanager
-    def _measured(self, spent: Spent) -> Iterator[Any]:
+    def _measured(self, spent: Spent) -> Iterator[Connection]:
         # The connection is taken from the pool and given back within what is measured, as in the worker.
         with self.database.engine("kat_system").connect() as idle:
             pid = idle.execute(text("SELECT pg_backend_pid()")).scalar_one()
@@ -152,25 +155,24 @@ def _processor(pid: int) -> float:
 
 
 def rows(bench: Bench, facts: int) -> Iterator[tuple[str, ...]]:
-    """A row for each round at a hundredth, a tenth and the whole of so many facts, and one for what came between."""
+    """A row for each round at a hundredth, a tenth and the whole of so many facts, and for each tenth in between."""
     sites = facts // data.FACTS
     probe = min(max(sites // 25, 2 * bench.batch), 20 * bench.batch)
     first: dict[str, float] = {}
     done = 0
     for part in (100, 10, 1):
         upto = max(sites // part - probe, 0)
-        if upto > done:
-            yield row(bench, "filled", range(done, upto), 0, 0, first)
-        done = max(upto, done)
+        while done < upto:
+            numbers = range(done, min(done + max(sites // 10, 1), upto))
+            yield row(bench, "filled", numbers, 0, 0, first)
+            done = numbers.stop
         numbers = range(done, done + probe)
         for turn, name in enumerate(("new", "unchanged", "changed")):
             yield row(bench, name, numbers, turn, turn // 2, first)
         done = numbers.stop
 
 
-def row(
-    bench: Bench, name: str, numbers: range, turn: int, changed: int, first: dict[str, float]
-) -> tuple[str, ...]:
+def row(bench: Bench, name: str, numbers: range, turn: int, changed: int, first: dict[str, float]) -> tuple[str, ...]:
     recording, checking, ran = bench.round(numbers, turn, changed)
     facts = len(numbers) * data.FACTS
     both = (recording.per_fact(facts), checking.per_fact(facts))
@@ -202,6 +204,8 @@ def main() -> None:
     parser.add_argument("--statements", action="store_true", help="add up the time of every statement")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
+    # Ended by a signal, it takes its server along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     folder = Path(tempfile.mkdtemp(prefix="kat-bench-"))
     folder.chmod(0o711)
     try:

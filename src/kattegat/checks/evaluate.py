@@ -26,14 +26,14 @@ DEPENDENTS = text(
     SELECT l.origin_id AS id
     FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:along AS text[])) AS t(type)
     CROSS JOIN LATERAL (SELECT l.origin_id FROM link l
-                        WHERE l.organisation_id = :organisation AND l.target_id = s.id AND l.type = t.type
-                          AND l.ended_at IS NULL OFFSET 0) l
+                        WHERE l.organisation_id = :organisation AND l.target_id = s.id AND l.ended_at IS NULL
+                          AND l.type BETWEEN t.type AND t.type ORDER BY l.type OFFSET 0) l
     UNION
     SELECT l.target_id
     FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:against AS text[])) AS t(type)
     CROSS JOIN LATERAL (SELECT l.target_id FROM link l
-                        WHERE l.organisation_id = :organisation AND l.origin_id = s.id AND l.type = t.type
-                          AND l.ended_at IS NULL OFFSET 0) l
+                        WHERE l.organisation_id = :organisation AND l.origin_id = s.id AND l.ended_at IS NULL
+                          AND l.type BETWEEN t.type AND t.type ORDER BY l.type OFFSET 0) l
     """
 )
 STORED = text(
@@ -155,6 +155,7 @@ def evaluate(
         return Evaluated(0, 0, 0)
     presence.lock(connection, [organisation])
     with planning.by_index(connection):
+        planning.in_order(connection)
         subjects = _subjects(connection, organisation, ids, ids if seen is None else seen, registry)
         picture = needs.read(connection, organisation, subjects, registry, now)
         stored = {

@@ -32,19 +32,21 @@ ASSETS = text(
     CROSS JOIN LATERAL (SELECT * FROM asset a WHERE a.organisation_id = :organisation AND a.id = s.id OFFSET 0) a
     """
 )
+# A range and not an equality, so that the order by it counts: only the index of the link's own end gives it. By the
+# index of the other end (skipping through it, from PostgreSQL 18 on) every current link of the type would be read.
 NEIGHBOURS = text(
     """
     SELECT s.id AS origin_id, l.target_id, t.type
     FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:along AS text[])) AS t(type)
     CROSS JOIN LATERAL (SELECT l.target_id FROM link l
-                        WHERE l.organisation_id = :organisation AND l.origin_id = s.id AND l.type = t.type
-                          AND l.ended_at IS NULL OFFSET 0) l
+                        WHERE l.organisation_id = :organisation AND l.origin_id = s.id AND l.ended_at IS NULL
+                          AND l.type BETWEEN t.type AND t.type ORDER BY l.type OFFSET 0) l
     UNION
     SELECT l.origin_id, s.id, t.type
     FROM unnest(CAST(:ids AS bigint[])) AS s(id) CROSS JOIN unnest(CAST(:against AS text[])) AS t(type)
     CROSS JOIN LATERAL (SELECT l.origin_id FROM link l
-                        WHERE l.organisation_id = :organisation AND l.target_id = s.id AND l.type = t.type
-                          AND l.ended_at IS NULL OFFSET 0) l
+                        WHERE l.organisation_id = :organisation AND l.target_id = s.id AND l.ended_at IS NULL
+                          AND l.type BETWEEN t.type AND t.type ORDER BY l.type OFFSET 0) l
     """
 )
 FACTS = text(

@@ -52,12 +52,16 @@ _DERIVE = """
         (
             SELECT g.organisation_id, g.id
             FROM gone g
-            CROSS JOIN LATERAL (SELECT l.origin_id FROM link l WHERE l.organisation_id = g.organisation_id
-                                AND l.target_id = g.id AND l.ended_at IS NULL
-                            ORDER BY l.type OFFSET 0) l
-            CROSS JOIN LATERAL (SELECT FROM asset o WHERE o.organisation_id = g.organisation_id AND o.id = l.origin_id
-                                                      AND o.present OFFSET 0) o
-            WHERE (g.organisation_id, l.origin_id) NOT IN (SELECT organisation_id, id FROM gone)
+            -- One is enough: thousands may name the same mail server.
+            CROSS JOIN LATERAL (
+                SELECT FROM (SELECT l.origin_id FROM link l WHERE l.organisation_id = g.organisation_id
+                                                              AND l.target_id = g.id AND l.ended_at IS NULL
+                             ORDER BY l.type OFFSET 0) l
+                CROSS JOIN LATERAL (SELECT FROM asset o WHERE o.organisation_id = g.organisation_id
+                                                          AND o.id = l.origin_id AND o.present OFFSET 0) o
+                WHERE (g.organisation_id, l.origin_id) NOT IN (SELECT organisation_id, id FROM gone)
+                LIMIT 1
+            ) held
             UNION
             SELECT e.organisation_id, e.target_id
             FROM edge e

@@ -299,7 +299,7 @@ source = _tenant(
     _json("unmeasured", "[]"),
     _belongs("asset_id", "asset"),
     UniqueConstraint("organisation_id", "scanner", "asset_id", "vantage"),
-    Index("ix_source_asset", "organisation_id", "asset_id"),
+    Index("ix_source_asset", "asset_id"),
     _one_of("kind", "scanner", "person", "import"),
     _one_of("state", "never", "ok", "failed", "blocked"),
 )

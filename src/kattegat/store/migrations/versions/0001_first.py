@@ -622,7 +622,7 @@ def upgrade() -> None:
             name=op.f("uq_source_organisation_id_scanner_asset_id_vantage"),
         ),
     )
-    op.create_index("ix_source_asset", "source", ["organisation_id", "asset_id"], unique=False)
+    op.create_index("ix_source_asset", "source", ["asset_id"], unique=False)
     op.create_table(
         "verdict",
         sa.Column("organisation_id", sa.BigInteger(), nullable=False),
