@@ -1,7 +1,8 @@
-"""`kat plugins list|show`: what is installed, without a database."""
+"""`kat plugins list|show`: what is installed, without a database; `set|unset`: options of scanners and checks."""
 
 from __future__ import annotations
 
+import json as jsons
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -9,6 +10,8 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from kattegat import registry
+from kattegat.accounts import settings
+from kattegat.cli.install import Install, actor, opened
 from kattegat.cli.output import emit, table
 from kattegat.errors import UsageError
 from kattegat.plugin import CheckSpec, Need, ScannerSpec
@@ -119,6 +122,63 @@ def show(name: str, /, *, json: Json = False) -> int:
         raise UsageError(f"There is no scanner, check or plugin {name!r}; `kat plugins list` shows them all.")
     emit({"name": name, "entries": documents}, json, lambda console: console.print(_words(documents)))
     return 0
+
+
+Where = Annotated[
+    str | None, Parameter(name="--organisation", help="For this organisation only; without it for the whole install.")
+]
+
+
+@app.command(name="set")
+def set_(name: str, /, *values: str, organisation: Where = None) -> int:
+    """Gives an option of a scanner or check a value, from the next scan on.
+
+    Parameters
+    ----------
+    name
+        Scanner or check, a dot, and its option, such as mail-policy.selectors.
+    values
+        The value: a number, true or false, a text, or for an option that is a list each of its texts.
+    """
+    known = settings.known_options(registry.load())
+    if not values:
+        raise UsageError(f"Say the value too: kat plugins set {name} VALUE.")
+    with opened() as install, install.database.begin("kat_system") as connection:
+        value = _value(known[name].default, values) if name in known else None
+        settings.set_(connection, _place(install, organisation), name, value, known=known, actor=actor())
+    return 0
+
+
+@app.command
+def unset(name: str, /, *, organisation: Where = None) -> int:
+    """Takes the value of an option away again, so that the default holds, or what the whole install says.
+
+    Parameters
+    ----------
+    name
+        Scanner or check, a dot, and its option.
+    """
+    with opened() as install, install.database.begin("kat_system") as connection:
+        if not settings.unset(connection, _place(install, organisation), name, actor=actor()):
+            raise UsageError(f"{name!r} has no value there; `kat plugins show NAME` lists options and defaults.")
+    return 0
+
+
+def _place(install: Install, code: str | None) -> settings.Place:
+    return settings.INSTALL if code is None else settings.organisation(install.organisation(code))
+
+
+def _value(default: Any, typed: tuple[str, ...]) -> Any:
+    """What was typed as the type of the option's default; `settings.set_` refuses what does not fit."""
+    if isinstance(default, list | tuple):
+        return list(typed)
+    said = " ".join(typed)
+    if isinstance(default, str):
+        return said
+    try:
+        return jsons.loads(said)
+    except ValueError:
+        return said
 
 
 def _words(documents: list[dict[str, Any]]) -> Group:
