@@ -3,11 +3,10 @@
     python bench/record.py [--facts 14000] [--batch 64] [--organisations 1] [--durable] [--no-checks]
                            [--statements] [--profile]
 
-Sites (see data.py) are recorded and judged by the installed checks, batch by batch, each batch in two transactions as
-the worker does it, until there are so many facts. At a hundredth, a tenth and the whole of that, the next sites are
-measured three times: as new, again unchanged, and with one fact in fourteen changed. Declaring the sites is not
-measured. The server is an embedded one of its own in a temporary folder, without fsync unless --durable, with its own
-autovacuum.
+Sites (see made/sites.py) are recorded and judged by the installed checks, batch by batch, each batch in two
+transactions, until there are so many facts. At a hundredth, a tenth and the whole of that, the next sites are measured
+three times: as new, again unchanged, and with one fact in fourteen changed. Declaring the sites is not measured. The
+server is an embedded one of its own in a temporary folder, without fsync unless --durable, with its own autovacuum.
 
 Other work on the machine makes the seconds longer, the processor time much less, so both are given: the latter is of
 this process and of its backend in the server. Compare rows of one run, not of two.
@@ -31,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import data
+from made import sites
 from sqlalchemy import Connection, event, text
 
 from kattegat import registry
@@ -110,11 +109,11 @@ class Bench:
             part = range(start, min(start + self.batch, numbers.stop))
             organisation = self.organisations[start // self.batch % len(self.organisations)]
             reports = [
-                entry for number in part for entry in data.reports(organisation, number, turn, changed, self.now)
+                entry for number in part for entry in sites.reports(organisation, number, turn, changed, self.now)
             ]
             if turn == 0:
                 with self.database.begin("kat_system") as connection:
-                    declare(connection, organisation, [(data.domain(number), 2) for number in part], "bench")
+                    declare(connection, organisation, [(sites.domain(number), 2) for number in part], "bench")
             with self._measured(recording) as connection:
                 results = record(connection, reports)
             if self.judging:
@@ -156,14 +155,14 @@ def _processor(pid: int) -> float:
 
 def rows(bench: Bench, facts: int) -> Iterator[tuple[str, ...]]:
     """A row for each round at a hundredth, a tenth and the whole of so many facts, and for each tenth in between."""
-    sites = facts // data.FACTS
-    probe = min(max(sites // 25, 2 * bench.batch), 20 * bench.batch)
+    total = facts // sites.FACTS
+    probe = min(max(total // 25, 2 * bench.batch), 20 * bench.batch)
     first: dict[str, float] = {}
     done = 0
     for part in (100, 10, 1):
-        upto = max(sites // part - probe, 0)
+        upto = max(total // part - probe, 0)
         while done < upto:
-            numbers = range(done, min(done + max(sites // 10, 1), upto))
+            numbers = range(done, min(done + max(total // 10, 1), upto))
             yield row(bench, "filled", numbers, 0, 0, first)
             done = numbers.stop
         numbers = range(done, done + probe)
@@ -174,7 +173,7 @@ def rows(bench: Bench, facts: int) -> Iterator[tuple[str, ...]]:
 
 def row(bench: Bench, name: str, numbers: range, turn: int, changed: int, first: dict[str, float]) -> tuple[str, ...]:
     recording, checking, ran = bench.round(numbers, turn, changed)
-    facts = len(numbers) * data.FACTS
+    facts = len(numbers) * sites.FACTS
     both = (recording.per_fact(facts), checking.per_fact(facts))
     whole = first.setdefault(name, sum(both))
     total, assets = bench.count()
