@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 
 from kattegat.checks import coverage, evaluate
 from kattegat.inventory.claim import Report
-from kattegat.inventory.declare import declare
+from kattegat.inventory.declare import declare, withdraw
 from kattegat.inventory.record import Recorded, record
 from kattegat.model.scope import Scope
 from kattegat.plugin import (
@@ -369,3 +369,25 @@ def test_two_that_record_at_the_same_time_leave_nothing_unjudged(database: Datab
         findings = connection.execute(text("SELECT count(*) FROM finding WHERE state = 'open'")).scalar_one()
     assert said["pair"] == "fail"
     assert findings == 1
+
+
+def test_without_any_look_at_the_host_nothing_behind_it_passes(world: World) -> None:
+    assert world.said("door-behind", HOST).startswith("unknown")
+    evaluate.evaluate(world.connection, world.organisation, [world.number(HOST)], world.registry, world.now)
+    assert world.said("door-behind", HOST) == "unknown nothing is known yet of what resolves_to leads to"
+    world.resolves()
+    assert world.said("door-behind", HOST) == "pass"
+
+
+def test_what_a_host_that_is_gone_said_of_others_does_not_stay_unknown_for_ever(world: World) -> None:
+    links = (Link("presents", HOST, PAPER),)
+    other = Hostname("y.test")
+    more = (Link("presents", other, PAPER),)
+    declare(world.connection, world.organisation, [(other, 2)], "test")
+    late = world.now + timedelta(days=300)
+    world.report("papers", HOST, "Paper", [Found(PAPER, Paper(expires=late), "", links)])
+    world.report("papers", other, "Paper", [Found(PAPER, Paper(expires=late), "", more)])
+    withdraw(world.connection, world.organisation, [other], "test")
+    world.now += timedelta(days=28)
+    world.report("papers", HOST, "Paper", [Found(PAPER, Paper(expires=late), "", links)])
+    assert world.said("paper-old", PAPER) == "pass"

@@ -62,7 +62,7 @@ FACTS = text(
 SOURCES = text(
     """
     SELECT s.id, s.asset_id, s.scanner, s.vantage, s.state, s.reason, s.confirmed_at, s.last_ended_at, s.unmeasured,
-           h.every, coalesce(h.hold, '') AS hold
+           h.every, coalesce(h.hold, '') AS hold, a.present
     FROM (
         SELECT o.id FROM unnest(CAST(:ids AS bigint[])) AS n(id)
         CROSS JOIN LATERAL (SELECT s.id FROM source s
@@ -71,6 +71,8 @@ SOURCES = text(
         SELECT * FROM unnest(CAST(:sources AS bigint[]))
     ) n
     CROSS JOIN LATERAL (SELECT * FROM source s WHERE s.organisation_id = :organisation AND s.id = n.id OFFSET 0) s
+    CROSS JOIN LATERAL (SELECT a.present FROM asset a
+                        WHERE a.organisation_id = :organisation AND a.id = s.asset_id OFFSET 0) a
     LEFT JOIN LATERAL (SELECT h.every, h.hold FROM schedule h
                        WHERE h.organisation_id = :organisation AND h.id = n.id OFFSET 0) h ON true
     """
@@ -113,6 +115,7 @@ class Source(NamedTuple):
     unmeasured: tuple[Gap, ...]
     every: timedelta | None
     hold: str
+    subject_present: bool
 
     def stale_at(self) -> datetime | None:
         """From when its facts are stale; None for what was never confirmed."""
@@ -153,7 +156,8 @@ class Picture:
         linked = [
             self.rows[other]
             for other in self.neighbours[row.id, need.link, need.backwards]
-            if other in self.rows and isinstance(self.rows[other].asset, need.fact.about)
+            # Links of what is gone stand until their source runs again, which it never does.
+            if other in self.rows and self.rows[other].present and isinstance(self.rows[other].asset, need.fact.about)
         ]
         parts = [(other, self._about(other, need.fact)) for other in linked]
         missing = [f"{part.missing} ({other.asset})" for other, part in parts if part.missing]
@@ -163,8 +167,15 @@ class Picture:
             [other.asset for other in linked],
         )
         whole = missing[0] if missing and len(missing) == len(parts) else ""
+        if not linked and not self._looked_at(row):
+            whole = f"nothing is known yet of what {need.link} leads to"
         lost = [*(f"{part.lost} ({other.asset})" for other, part in parts if part.lost), *missing]
         return Measured(facts, whole, _earliest(part.until for _, part in parts), lost[0] if lost else "")
+
+    def _looked_at(self, row: Row) -> bool:
+        """Whether anything has been measured of an asset, so that it would be known what it is linked to."""
+        about = (scanner.name for scanner in self.registry.scanners.values() if scanner.about is type(row.asset))
+        return any(source.state == "ok" for name in about for source in self.own.get((row.id, name), ()))
 
     def _about(self, row: Row, fact: type[Fact]) -> Measured:
         """Worked out once, since many checks look at the same facts."""
@@ -182,8 +193,8 @@ class Picture:
         for known, source in self.facts[row.id, fact.kind]:
             if problem := self._problem(source):
                 reasons.append(problem)
-                # What a scanner said that is no longer installed will never be measured again.
-                if source.scanner in self.registry.scanners:
+                # What is no longer installed, or looked at an asset that is gone, will never be measured again.
+                if source.scanner in self.registry.scanners and source.subject_present:
                     lost.append(problem)
             else:
                 current.append(known)
@@ -303,7 +314,7 @@ def _sources(connection: Connection, asked: Mapping[str, Any], others: set[int])
         )
         made[found.id] = Source(
             found.id, found.asset_id, found.scanner, found.vantage, found.state, found.reason, found.confirmed_at,
-            found.last_ended_at, unmeasured, found.every, found.hold,
+            found.last_ended_at, unmeasured, found.every, found.hold, found.present,
         )  # fmt: skip
     return made
 
