@@ -56,7 +56,9 @@ def reports(organisation: int, number: int, turn: int, changed: int, now: dateti
 
 
 def _addresses(number: int) -> tuple[IPAddress, IPAddress]:
-    return IPAddress(f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"), IPAddress(f"2001:db8::{number >> 16:x}:{number & 0xFFFF:x}")
+    return IPAddress(f"10.{number // 65536}.{number // 256 % 256}.{number % 256}"), IPAddress(
+        f"2001:db8::{number >> 16:x}:{number & 0xFFFF:x}"
+    )
 
 
 def _records(host: Hostname, rdtype: str, records: list[str], link: str = "", targets: tuple[Asset, ...] = ()) -> Found:
