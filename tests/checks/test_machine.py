@@ -181,13 +181,14 @@ def play(connection: Connection, steps: list[Any]) -> None:
         elif step[2] not in (model.linked or ()):
             continue
         else:
-            source = (*step[1], step[2])
+            name, vantage = step[1]
+            source = (name, vantage, step[2])
             if step[0] == "doors":
-                run(*step[1], step[2], "Gates", [Found(step[2], Gates(open=tuple(sorted(step[3]))))], "ok")
+                run(name, vantage, step[2], "Gates", [Found(step[2], Gates(open=tuple(sorted(step[3]))))], "ok")
                 model.said[source] = step[3]
                 model.failed.discard(source)
             else:
-                run(*step[1], step[2], "Gates", [], "failed")
+                run(name, vantage, step[2], "Gates", [], "failed")
                 model.failed.add(source)
         expected = model.judge()
         for whole in (False, True):

@@ -40,12 +40,16 @@ TENANT = (
 # What the application may see of the install's own tables: the condition on a row.
 SHARED = {
     "organisation": "id = ANY ((SELECT kat_organisations())::bigint[])",
-    "setting": "organisation_id IS NULL OR organisation_id = ANY ((SELECT kat_organisations())::bigint[])",
+    # Who works for one organisation must not change what holds for all.
+    "setting": "organisation_id = ANY ((SELECT kat_organisations())::bigint[])"
+    " AND level = ANY (ARRAY['organisation', 'asset_set'])",
     "audit": "organisation_id = ANY ((SELECT kat_organisations())::bigint[])",
     "task": "organisation_id = ANY ((SELECT kat_organisations())::bigint[])",
     "group_member": "organisation_id = ANY ((SELECT kat_organisations())::bigint[])",
 }
 READ = ("install", "organisation_group", "vocabulary", "process")
+# What it may do there if it is less than everything: an act stays in the audit, and groups are the install's to make.
+RIGHTS = {"audit": "SELECT, INSERT", "group_member": "SELECT"}
 
 
 def secure() -> None:
@@ -61,6 +65,13 @@ def secure() -> None:
         _hold(table, "organisation_id = ANY ((SELECT kat_organisations())::bigint[])")
     for table, condition in SHARED.items():
         _hold(table, condition)
+    # What is set above an organisation it sees, since it holds for it.
+    op.execute(
+        """
+        CREATE POLICY kat_above ON setting FOR SELECT TO kat_app
+        USING (level = 'install' OR group_id IN (SELECT group_id FROM group_member))
+        """
+    )
     for table in READ:
         op.execute(f"GRANT SELECT ON {table} TO kat_app")
     op.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO kat_system")
@@ -76,7 +87,7 @@ def _hold(table: str, condition: str) -> None:
     op.execute(f"CREATE POLICY kat_organisation ON {table} TO kat_app USING ({condition})")
     # The owner migrates: it sees all rows, and nobody signs in as the owner to work.
     op.execute(f"CREATE POLICY kat_owner ON {table} TO kat_owner USING (true)")
-    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO kat_app")
+    op.execute(f"GRANT {RIGHTS.get(table, 'SELECT, INSERT, UPDATE, DELETE')} ON {table} TO kat_app")
 
 
 def upgrade() -> None:
