@@ -314,7 +314,7 @@ def sentence(template: str, params: Mapping[str, Any]) -> str:
     """The text of an item with its values; a template that doesn't fit its values is shown as it is."""
     try:
         return template.format(**params)
-    except (KeyError, IndexError, ValueError):
+    except (LookupError, ValueError, AttributeError, TypeError):
         return template
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from kattegat.reports.contents import AssetRef, Contents, LinkRow
+from kattegat.reports.terminal import safe
 
 COLUMNS = (("Network",), ("Hostname",), ("IPAddress",), ("Service", "Software"), ("Website", "URL"), ("Certificate",))
 WIDTH, ROW, PAD = 230, 30, 16
@@ -30,7 +31,7 @@ def svg(contents: Contents) -> str:
     width = PAD * 2 + max(len(columns), 1) * WIDTH
     height = PAD * 2 + 40 + max((len(column) for column in columns), default=1) * ROW
     heads = "".join(
-        f'<text class="head" x="{PAD + x * WIDTH}" y="{PAD + 4}">{escape(_types(column))}</text>'
+        f'<text class="head" x="{PAD + x * WIDTH}" y="{PAD + 4}">{escape(safe(_types(column)))}</text>'
         for x, column in enumerate(columns)
     )
     lines = "".join(_line(link, places) for link in contents.links)
@@ -77,7 +78,7 @@ def _line(link: LinkRow, places: dict[AssetRef, tuple[int, int]]) -> str:
         if x1 == x2
         else (start - bend, end + bend)
     )
-    title = escape(f"{link.origin.key} {link.type} {link.target.key}")
+    title = escape(safe(f"{link.origin.key} {link.type} {link.target.key}"))
     return f'<path class="link" d="M{start},{y1} C{first},{y1} {second},{y2} {end},{y2}"><title>{title}</title></path>'
 
 
@@ -86,7 +87,7 @@ def _box(ref: AssetRef, place: tuple[int, int], severity: str, declared: bool) -
     marks = f"box {severity}{' declared' if declared else ''}"
     said = f"{ref.type} {ref.key}{f' ({severity})' if severity else ''}"
     return (
-        f"<g><title>{escape(said)}</title>"
+        f"<g><title>{escape(safe(said))}</title>"
         f'<rect class="{marks}" x="{x}" y="{y}" width="{WIDTH - 30}" height="22" rx="4"/>'
-        f'<text x="{x + 6}" y="{y + 15}">{escape(_label(ref))}</text></g>'
+        f'<text x="{x + 6}" y="{y + 15}">{escape(safe(_label(ref)))}</text></g>'
     )
