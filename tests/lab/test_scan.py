@@ -43,6 +43,8 @@ SERIAL = re.compile(r"\b20\d{8}\b")
 KEY_TAG = re.compile(r"(?<=\(key )\d{1,5}\b|(?<=the DS record \()\d{1,5}\b")
 VERSION = re.compile(r"(?<=nginx/)[\d.]+|(?<=OpenSSH_)[\d.]+p\d")  # of this machine's packages
 DIGEST = re.compile(r"\b[0-9a-f]{32,}\b|SHA256:[\w+/]{43}")
+# The resolver asks either server of lame.test, which have different addresses for it, and one does not know of ns3.
+CHANCE = re.compile(r"//lame\.test:|^ns3\.nic\.test$|\|(?:10\.77\.0\.|fd77::)12$")
 Said = dict[str, Any]
 
 
@@ -72,14 +74,18 @@ def steady(document: Said) -> Said:
     findings = [
         f"{finding['severity']} {asset(finding['asset'])} {finding['check']}: {text(item)}"
         for finding in document["findings"]
+        if not CHANCE.search(finding["asset"]["key"])
         for item in finding["items"]
     ]
     unknown: dict[str, list[str]] = defaultdict(list)
     for row in document["coverage"]["unknown"]:
+        if CHANCE.search(row["asset"]["key"]):
+            continue
         unknown[f"{asset(row['asset'])}: {text(row['reason'])}"].append(row["check"])
     return {
         "findings": sorted(findings),
         "unknown": {reason: sorted(checks) for reason, checks in sorted(unknown.items())},
+        "incomplete_because": text(document["incomplete_because"]),
     }
 
 
@@ -91,6 +97,8 @@ def differences(found: Said, expected: Said) -> list[str]:
         ours, theirs = found["unknown"].get(reason, []), expected["unknown"].get(reason, [])
         lines += [f"missing unknown: {reason} -> {check}" for check in theirs if check not in ours]
         lines += [f"extra unknown: {reason} -> {check}" for check in ours if check not in theirs]
+    if found["incomplete_because"] != expected["incomplete_because"]:
+        lines.append(f"incomplete because: {found['incomplete_because']}")
     return lines
 
 
@@ -102,7 +110,7 @@ def kat(lab: Lab, run_dir: Path) -> Any:
 
 
 def test_exactly_these_findings_and_unknowns(kat: Kat) -> None:
-    found = steady(kat.scan(*TARGETS, "--clearance", "2"))
+    found = steady(kat.scan(*TARGETS, "--clearance", "2", codes=(3,)))
     expected = json.loads(EXPECTED.read_text())
     assert differences(found, expected) == []
 
@@ -126,7 +134,7 @@ def test_with_the_dns_server_stopped_nothing_turns_to_fail(kat: Kat, lab: Lab) -
 
 
 def test_a_scan_after_that_says_what_it_said_before(kat: Kat) -> None:
-    found = steady(kat.scan(*TARGETS, "--clearance", "2"))
+    found = steady(kat.scan(*TARGETS, "--clearance", "2", codes=(3,)))
     expected = json.loads(EXPECTED.read_text())
     assert differences(found, expected) == []
 
@@ -136,6 +144,8 @@ if __name__ == "__main__":
         Path(name).chmod(0o711)
         whole = Kat(running, Path(name) / "whole")
         try:
-            EXPECTED.write_text(json.dumps(steady(whole.scan(*TARGETS, "--clearance", "2")), indent=1) + "\n")
+            EXPECTED.write_text(
+                json.dumps(steady(whole.scan(*TARGETS, "--clearance", "2", codes=(3,))), indent=1) + "\n"
+            )
         finally:
             whole.remove()

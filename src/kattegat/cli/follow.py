@@ -72,11 +72,15 @@ UNMEASURED = text(
            coalesce(string_agg(DISTINCT s.reason, '; ') FILTER (WHERE s.state IN ('failed', 'blocked')),
                     string_agg(DISTINCT s.scanner || ' has not run: ' || h.hold, '; ') FILTER (WHERE h.hold <> ''),
                     'nothing has run') AS reason,
-           bool_or(s.state = 'ok') AS measured,
+           bool_or(s.state = 'ok' AND (f.known OR NOT b.broken)) AS measured,
            bool_or(s.state IN ('failed', 'blocked')) OR bool_or(h.hold <> '' AND h.hold <> ALL (:chosen)) AS silent
     FROM asset a
     JOIN source s ON s.organisation_id = a.organisation_id AND s.asset_id = a.id AND s.kind = 'scanner'
     LEFT JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM fact f WHERE f.organisation_id = s.organisation_id
+                                       AND f.source_id = s.id AND f.ended_at IS NULL) AS known) f
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM source o WHERE o.organisation_id = s.organisation_id
+                                       AND o.asset_id = s.asset_id AND o.state IN ('failed', 'blocked')) AS broken) b
     WHERE a.organisation_id = :organisation AND a.id = ANY(CAST(:targets AS bigint[]))
     GROUP BY a.id, a.key ORDER BY a.id
     """
@@ -125,6 +129,7 @@ def sources(connection: Connection, organisation: int, targets: list[int]) -> li
 def unmeasured(connection: Connection, organisation: int, targets: list[int]) -> list[tuple[str, str]]:
     """The targets of which nothing could be measured, with the reasons.
 
+    Where a scanner failed, one that ended well and found nothing (a host that is no mail server) measured nothing.
     A target that only scanners look at which were left out on request is one of them if nothing else was measured.
     """
     asked = {"organisation": organisation, "targets": targets, "chosen": [plan.NOT_CHOSEN, plan.SKIPPED]}
