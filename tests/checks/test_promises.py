@@ -391,3 +391,12 @@ def test_what_a_host_that_is_gone_said_of_others_does_not_stay_unknown_for_ever(
     world.now += timedelta(days=28)
     world.report("papers", HOST, "Paper", [Found(PAPER, Paper(expires=late), "", links)])
     assert world.said("paper-old", PAPER) == "pass"
+
+
+def test_what_a_neighbour_changes_leaves_the_other_verdicts_of_an_asset_alone(world: World) -> None:
+    links = (Link("resolves_to", HOST, ONE),)
+    world.report("names", HOST, "Names", [Found(HOST, Names(broken=("mx",)), "", links)])
+    assert world.open() == {"name-broken mx"}
+    world.doors(ONE, "ssh")
+    assert world.open() == {"name-broken mx", "door-open ssh", "door-behind ssh"}
+    assert world.said("name-broken", HOST) == "fail"

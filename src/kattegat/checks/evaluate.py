@@ -85,6 +85,15 @@ DUE = text(
     ON CONFLICT (organisation_id, id) DO UPDATE SET due_at = excluded.due_at
     """
 )
+# Not all checks of these were run, so what is due earlier stays.
+DUE_TOO = text(
+    """
+    INSERT INTO check_due (organisation_id, id, due_at)
+    SELECT :organisation, n.id, n.due_at
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:times AS timestamptz[])) AS n(id, due_at)
+    ON CONFLICT (organisation_id, id) DO UPDATE SET due_at = least(check_due.due_at, excluded.due_at)
+    """
+)
 FIND_DUE = text(
     """
     SELECT organisation_id, id FROM check_due
@@ -149,7 +158,7 @@ def evaluate(
 
     `seen` are those of the assets whose own facts or sources changed, all of them when it is None. What looks at the
     others over a link sees what it saw: a name server that one more domain names is not looked at anew by the thousands
-    that named it before.
+    that named it before. Of those who only look at the assets, no checks are run but the ones that look over a link.
     """
     if not ids:
         return Evaluated(0, 0, 0)
@@ -163,8 +172,8 @@ def evaluate(
             for row in connection.execute(STORED, {"organisation": organisation, "ids": subjects})
         }
         asked = _Asked(registry, options or {})
-        changes, due, checks = _judge(subjects, picture, stored, asked, now)
-        _write(connection, organisation, changes, subjects, due, now)
+        changes, due, checks = _judge(subjects, set(ids), picture, stored, asked, now)
+        _write(connection, organisation, changes, set(ids), due, now)
     return Evaluated(len(subjects), checks, len(changes.events))
 
 
@@ -195,9 +204,14 @@ class _Asked:
 
 
 def _judge(
-    subjects: list[int], picture: needs.Picture, stored: dict[tuple[int, str], Any], asked: _Asked, now: datetime
+    subjects: list[int],
+    whole: set[int],
+    picture: needs.Picture,
+    stored: dict[tuple[int, str], Any],
+    asked: _Asked,
+    now: datetime,
 ) -> tuple[_Changes, dict[int, datetime | None], int]:
-    """What there is to write, when each asset is due again, and how many checks ran."""
+    """What there is to write, when each asset is due again, and how many checks ran: all of those of `whole`."""
     changes = _Changes(now)
     checks = 0
     due: dict[int, datetime | None] = dict.fromkeys(subjects)
@@ -207,6 +221,8 @@ def _judge(
             continue
         for spec, options in asked.of(row):
             old = stored.pop((subject, spec.name), None)
+            if subject not in whole and not any(need.link for need in spec.needs):
+                continue
             if not row.present:
                 changes.withdraw(subject, spec.name, old, "the asset is no longer present")
                 continue
@@ -304,7 +320,7 @@ def _write(
     connection: Connection,
     organisation: int,
     changes: _Changes,
-    subjects: list[int],
+    whole: set[int],
     due: Mapping[int, datetime | None],
     now: datetime,
 ) -> None:
@@ -316,6 +332,8 @@ def _write(
     if changes.events:
         connection.execute(EVENTS, {**asked, "rows": json.dumps(changes.events)})
     findings.move(connection, organisation, changes.moves, now)
-    connection.execute(
-        DUE, {"organisation": organisation, "ids": subjects, "times": [due[subject] for subject in subjects]}
-    )
+    times = {subject: due[subject] for subject in due if subject in whole}
+    connection.execute(DUE, {"organisation": organisation, "ids": list(times), "times": list(times.values())})
+    others = {subject: time for subject, time in due.items() if subject not in whole and time is not None}
+    if others:
+        connection.execute(DUE_TOO, {"organisation": organisation, "ids": list(others), "times": list(others.values())})
