@@ -155,7 +155,7 @@ class Picture:
         # A link can lead to several types of asset (websites and services present certificates); the fact is about one.
         linked = [
             self.rows[other]
-            for other in self.neighbours[row.id, need.link, need.backwards]
+            for other in sorted(self.neighbours[row.id, need.link, need.backwards])
             # Links of what is gone stand until their source runs again, which it never does.
             if other in self.rows and self.rows[other].present and isinstance(self.rows[other].asset, need.fact.about)
         ]
