@@ -52,10 +52,18 @@ def slow_server(context: Context, servers: Facts[Answers]) -> Verdict:
     return verdict_of([Item("slow", "slow")] if any(answers.slow for answers in servers) else [])
 
 
+@check(
+    "slow-itself", about=Hostname, needs=[Answers], severity="low", title="t", risk="r", fix="f", reference="RFC 0"
+)  # fmt: skip
+def slow_itself(context: Context, own: Facts[Answers]) -> Verdict:
+    return verdict_of([Item("slow", "slow")] if any(answers.slow for answers in own) else [])
+
+
 @pytest.fixture
 def registry() -> Registry:
     module: Any = types.ModuleType("made_up")
-    module.Answers, module.AnswersScanner, module.slow_server = Answers, AnswersScanner, slow_server
+    module.Answers, module.AnswersScanner = Answers, AnswersScanner
+    module.slow_server, module.slow_itself = slow_server, slow_itself
     return Registry([Plugin("made_up", module)])
 
 
@@ -114,6 +122,16 @@ class Watch:
         )
         return set(rows.scalars())
 
+    def due(self) -> dict[str, datetime]:
+        """When each asset is to be judged again."""
+        rows = self.connection.execute(
+            text(
+                "SELECT a.key, d.due_at FROM check_due d JOIN asset a ON a.organisation_id = d.organisation_id"
+                " AND a.id = d.id"
+            )
+        )
+        return {row.key: row.due_at for row in rows}
+
     def read(self) -> dict[str, int]:
         """Rows that this transaction has read until now, of each table."""
         return {row.relname: row.rows for row in self.connection.execute(READ)}
@@ -132,9 +150,14 @@ def test_what_changes_about_a_server_is_judged_for_all_that_name_it(database: Da
         watch = Watch(connection, registry)
         for number in range(4):
             watch.site(number)
-        assert watch.judge(watch.scan(SERVER, slow=True)).assets == 5
+        times = watch.due()
+        done = watch.judge(watch.scan(SERVER, slow=True))
+        # Both checks of the server, and of each site the one that looks at its servers.
+        assert (done.assets, done.checks) == (5, 2 + 4)
         sites = {f"site{number}.test" for number in range(4)}
         assert watch.failing() == sites
+        # When the sites' own facts grow stale is as before.
+        assert {key: watch.due()[key] for key in sites} == {key: times[key] for key in sites}
         # A site that comes later sees it too.
         watch.site(9)
         assert watch.failing() == sites | {"site9.test"}
