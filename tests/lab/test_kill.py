@@ -103,7 +103,7 @@ def storm(lab: Lab, folder: Path, hosts: int, kills: int, seed: int) -> None:
             )
             if scan.poll() is not None:
                 break
-        assert scan.wait(600) in (0, 1), (kat.data.parent / f"{kat.data.name}.out").read_text()[-3000:]
+        assert scan.wait(900) in (0, 1), last_words(kat)
         print(f"seed {seed}: killed {struck}")
         with kat.database() as connection:
             assert connection.execute(OPEN_TASKS).fetchone() == (0,)
@@ -122,6 +122,12 @@ def storm(lab: Lab, folder: Path, hosts: int, kills: int, seed: int) -> None:
         except subprocess.TimeoutExpired:
             up.kill()
         kat.remove()
+
+
+def last_words(kat: Kat) -> str:
+    """The end of what the commands and each process said."""
+    files = [kat.data.parent / f"{kat.data.name}.out", *sorted((kat.data / "log").glob("*.log"))]
+    return "\n".join(f"== {file.name}\n{file.read_text()[-1500:]}" for file in files if "postgres" not in file.name)
 
 
 def alive(kat: Kat) -> list[str]:

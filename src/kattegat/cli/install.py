@@ -6,6 +6,7 @@ import fcntl
 import getpass
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +30,7 @@ Result = TypeVar("Result")
 
 ORGANISATION = text("SELECT id FROM organisation WHERE code = :code")
 CODES = text("SELECT code FROM organisation ORDER BY code LIMIT 20")
-LIVE = text("SELECT DISTINCT role FROM process WHERE seen_at > now() - interval '20 seconds'")
+LIVE = text("SELECT role, host, pid FROM process WHERE seen_at > now() - interval '20 seconds'")
 
 
 class NoInstallError(KattegatError):
@@ -99,9 +100,21 @@ class Install:
             raise DiskFullError(self.settings.data_dir)
 
     def live(self) -> set[str]:
-        """The roles of the processes that have been heard from just now."""
+        """The roles of the processes that have been heard from just now, and have not died since."""
         with self.database.begin("kat_system") as connection:
-            return set(connection.execute(LIVE).scalars())
+            rows = connection.execute(LIVE).all()
+        here = socket.gethostname()
+        return {row.role for row in rows if row.host != here or _alive(row.pid)}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def actor() -> str:

@@ -26,7 +26,7 @@ from kattegat.checks import evaluate
 from kattegat.cli import follow, given
 from kattegat.cli.install import DEFAULT_ORGANISATION, Install, actor, opened
 from kattegat.cli.output import emit, progress_console, write_file
-from kattegat.cli.supervise import ROLES, ProcessesDiedError, Supervisor
+from kattegat.cli.supervise import ROLES, ProcessesDiedError, Seat, Supervisor
 from kattegat.errors import KattegatError, UsageError
 from kattegat.inventory import declare
 from kattegat.model import targets as parsing
@@ -325,6 +325,7 @@ class Watcher:
         self._install = install
         self._remarks = remarks
         self._own: Supervisor | None = None
+        self._seat: Seat | None = None
         self._looked = 0.0
 
     def look(self) -> None:
@@ -333,7 +334,9 @@ class Watcher:
             self._own.look()
         elif time.monotonic() - self._looked > 5:
             self._looked = time.monotonic()
-            if not set(ROLES) - {"runner"} <= self._install.live():
+            # A process of kat up that has died just now is kat up's to start again, not ours.
+            if not set(ROLES) - {"runner"} <= self._install.live() and (seat := Seat.take(self._install.settings)):
+                self._seat = seat
                 self._own = Supervisor(self._install.settings, runner_token(self._install), http=False)
                 self._own.start()
 
@@ -341,6 +344,8 @@ class Watcher:
         """Stops our own processes, if we started any."""
         if self._own is not None:
             self._own.stop()
+        if self._seat is not None:
+            self._seat.leave()
 
 
 @contextmanager
@@ -373,9 +378,11 @@ def runner_token(install: Install) -> Path:
     token = secrets.token_urlsafe(32)
     path = install.settings.data_dir / "secrets" / "runner.token"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fresh = path.with_suffix(".new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(token)
+    fresh.replace(path)
     with install.database.begin("kat_system") as connection:
         connection.execute(RUNNER, {"hash": hashlib.sha256(token.encode()).digest()})
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
@@ -73,6 +74,33 @@ class Child:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class Seat:
+    """The right to start the processes of an install on this machine: one holds it, for as long as it lives.
+
+    A lock on a file, so that whoever is killed gives it up.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, settings: Settings) -> Seat | None:
+        """The seat, or None while somebody else has it."""
+        folder = settings.data_dir / "run"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return cls(descriptor)
+
+    def leave(self) -> None:
+        """Gives it up."""
+        os.close(self._descriptor)
 
 
 class Supervisor:

@@ -21,7 +21,7 @@ from kattegat import registry, settings
 from kattegat.cli.install import Install, opened
 from kattegat.cli.output import emit, progress_console, table
 from kattegat.cli.scan import runner_token
-from kattegat.cli.supervise import ROLES, Supervisor
+from kattegat.cli.supervise import ROLES, Seat, Supervisor
 from kattegat.errors import KattegatError, UsageError
 from kattegat.evidence import vault
 from kattegat.reports.terminal import moment
@@ -59,9 +59,11 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
         os.environ["KAT_PORT"] = str(port)
     console = progress_console()
     with opened(make=True, progress=lambda said: console.print(said, style="dim")) as install:
+        seat = Seat.take(install.settings)
         living = {role for role in ROLES if role in install.live()}
-        if living:
-            raise UsageError(f"This install runs already ({', '.join(sorted(living))}); kat status shows it.")
+        if living or seat is None:
+            who = ", ".join(sorted(living)) or "it is starting or stopping"
+            raise UsageError(f"This install runs already ({who}); kat status shows it.")
         _check_port(install.settings.listen, install.settings.port)
         supervisor = Supervisor(install.settings, runner_token(install), http=True)
         with _stopping() as stopped:
