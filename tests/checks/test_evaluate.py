@@ -283,3 +283,13 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(database: Databas
 
 def test_unknown_is_said_by_the_check_itself() -> None:
     assert isinstance(verdict([], unknown="why"), Unknown)
+
+
+def test_another_value_of_an_option_makes_the_assets_of_its_check_due(bench: Bench) -> None:
+    bench.lamps("hall")
+    bench.connection.execute(text("DELETE FROM check_due"))
+    evaluate.recheck_option(bench.connection, bench.registry, "lamp-broken", bench.organisation)
+    assert bench.connection.execute(text("SELECT id FROM check_due")).scalars().all() == [bench.host]
+    bench.connection.execute(text("DELETE FROM check_due"))
+    evaluate.recheck_option(bench.connection, bench.registry, "no-such-check", None)
+    assert bench.connection.execute(text("SELECT id FROM check_due")).scalars().all() == []

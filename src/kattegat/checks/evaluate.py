@@ -134,6 +134,17 @@ CHANGED_CHECKS = text(
 )
 
 
+DUE_FOR_OPTION = text(
+    """
+    INSERT INTO check_due (organisation_id, id, due_at)
+    SELECT a.organisation_id, a.id, clock_timestamp() FROM asset a
+    WHERE a.present AND a.type = :type
+      AND (CAST(:organisation AS bigint) IS NULL OR a.organisation_id = :organisation)
+    ON CONFLICT (organisation_id, id) DO UPDATE SET due_at = least(check_due.due_at, excluded.due_at)
+    """
+)
+
+
 class Evaluated(NamedTuple):
     """How many assets were looked at, how many checks ran, how many verdicts changed."""
 
@@ -263,6 +274,13 @@ def evaluate_due(
         part = evaluate(connection, owner, due, registry, now, chosen)
         done = Evaluated(done.assets + part.assets, done.checks + part.checks, done.changed + part.changed)
     return done
+
+
+def recheck_option(connection: Connection, registry: Registry, check: str, organisation: int | None) -> None:
+    """Makes the assets due that a check is about, after one of its options got another value (None: everywhere)."""
+    spec = registry.checks.get(check)
+    if spec is not None:
+        connection.execute(DUE_FOR_OPTION, {"type": spec.about.type, "organisation": organisation})
 
 
 def recheck_changed(connection: Connection, registry: Registry, now: datetime) -> None:

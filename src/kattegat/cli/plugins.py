@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kattegat import registry
 from kattegat.accounts import settings
+from kattegat.checks.evaluate import recheck_option
 from kattegat.cli.install import Install, actor, opened
 from kattegat.cli.output import emit, table
 from kattegat.errors import UsageError
@@ -131,7 +132,7 @@ Where = Annotated[
 
 @app.command(name="set")
 def set_(name: str, /, *values: str, organisation: Where = None) -> int:
-    """Gives an option of a scanner or check a value, from the next scan on.
+    """Gives an option of a scanner or check a value: checks judge by it at once, scanners from their next scan on.
 
     Parameters
     ----------
@@ -145,7 +146,9 @@ def set_(name: str, /, *values: str, organisation: Where = None) -> int:
         raise UsageError(f"Say the value too: kat plugins set {name} VALUE.")
     with opened() as install, install.database.begin("kat_system") as connection:
         value = _value(known[name].default, values) if name in known else None
-        settings.set_(connection, _place(install, organisation), name, value, known=known, actor=actor())
+        place = _place(install, organisation)
+        settings.set_(connection, place, name, value, known=known, actor=actor())
+        recheck_option(connection, registry.load(), name.partition(".")[0], place.organisation_id)
     return 0
 
 
@@ -159,8 +162,10 @@ def unset(name: str, /, *, organisation: Where = None) -> int:
         Scanner or check, a dot, and its option.
     """
     with opened() as install, install.database.begin("kat_system") as connection:
-        if not settings.unset(connection, _place(install, organisation), name, actor=actor()):
+        place = _place(install, organisation)
+        if not settings.unset(connection, place, name, actor=actor()):
             raise UsageError(f"{name!r} has no value there; `kat plugins show NAME` lists options and defaults.")
+        recheck_option(connection, registry.load(), name.partition(".")[0], place.organisation_id)
     return 0
 
 
