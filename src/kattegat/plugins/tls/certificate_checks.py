@@ -203,7 +203,7 @@ def _public(handshakes: Facts[TlsHandshake], sha256: str) -> tuple[bool, str]:
 @check(
     "certificate-long-life",
     about=Certificate,
-    needs=[CertificateDetails, via("presents", TlsHandshake, backwards=True)],
+    needs=[CertificateDetails, via("presents", TlsHandshake, backwards=True, optional=True)],
     severity="recommendation",
     title=translatable("The certificate is valid for longer than public authorities may issue it for"),
     risk=translatable("Browsers refuse such certificates, and a stolen key stays useful for longer."),
@@ -235,7 +235,7 @@ def certificate_long_life(
 @check(
     "certificate-lacks-ct",
     about=Certificate,
-    needs=[CertificateDetails, via("presents", TlsHandshake, backwards=True)],
+    needs=[CertificateDetails, via("presents", TlsHandshake, backwards=True, optional=True)],
     severity="recommendation",
     title=translatable("The certificate holds no proof of being in a public log"),
     risk=translatable("Browsers refuse it, unless the server sends such proofs in each handshake."),
