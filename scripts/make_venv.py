@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 
 def make_without_ensurepip(folder: Path, said: str) -> None:
-    """Debian keeps ensurepip in a package of its own: installed if we may, else pip alone can still bring virtualenv."""
+    """Debian keeps ensurepip in a package of its own: it is installed if we may, else pip may bring virtualenv."""
     shutil.rmtree(folder, ignore_errors=True)
     if os.geteuid() == 0 and shutil.which("apt-get"):
         print("Installing Debian's python3-venv ...", flush=True)

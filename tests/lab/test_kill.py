@@ -101,7 +101,7 @@ def storm(lab: Lab, folder: Path, hosts: int, kills: int, seed: int) -> None:
             if strike(kat.data, role):
                 struck.append(role)
             assert scan.poll() is None or len(struck) >= kills // 2, (
-                f"the scan ended after {len(struck)} of {kills} kills (seed {seed})"
+                f"the scan ended after {len(struck)} of {kills} kills (seed {seed}): {last_words(kat)}"
             )
             if scan.poll() is not None:
                 break

@@ -16,6 +16,7 @@ from typing import TypeVar
 from sqlalchemy import text
 
 from kattegat import registry, settings
+from kattegat.cli.supervise import Seat
 from kattegat.errors import KattegatError, UsageError
 from kattegat.registry import Registry
 from kattegat.settings import Settings
@@ -141,13 +142,17 @@ def opened(*, make: bool = False, progress: Callable[[str], None] | None = None)
     install = Install(chosen, database, started_server=started)
     try:
         with _alone(chosen):
-            migrate.prepare(database)
+            install.patiently(lambda: migrate.prepare(database))
         yield install
     finally:
-        stop = started and not _in_use(install)
+        # Whoever has the seat, or is heard from, needs the server that we happened to find down.
+        seat = Seat.take(chosen) if started else None
+        stop = seat is not None and not _in_use(install)
         database.close()
         if stop:
             server.stop(chosen.data_dir)
+        if seat is not None:
+            seat.leave()
 
 
 @contextmanager

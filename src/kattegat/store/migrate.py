@@ -92,7 +92,7 @@ def prepare(database: Database) -> str:
         found = current(connection)
     wanted = head()
     if found is None:
-        with database.engine("kat_owner").begin() as connection:
+        with database.begin("kat_owner") as connection:
             command.upgrade(config(connection), "head")
     elif found != wanted:
         known = {script.revision for script in ScriptDirectory.from_config(config()).walk_revisions()}
