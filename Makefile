@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
+# Many tests wait for real servers rather than compute, so there are more workers than cores.
+WORKERS ?= 4
 STAMP := $(VENV)/.set-up
 
 .PHONY: setup up test scan lint fix nightly bench pictures clean
@@ -22,7 +24,7 @@ scan: setup
 	@$(BIN)/kat scan $(TARGET) $(OPTIONS) || test $$? -eq 1
 
 test: setup
-	@$(BIN)/python -m pytest $(TESTS) -n auto --dist loadgroup -q -m "not nightly"
+	@$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadgroup -q -m "not nightly" --durations=15
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
