@@ -24,7 +24,7 @@ scan: setup
 	@$(BIN)/kat scan $(TARGET) $(OPTIONS) || test $$? -eq 1
 
 test: setup
-	@$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadgroup -q -m "not nightly" --durations=15
+	@$(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist loadfile -q -m "not nightly" --durations=15
 
 lint: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

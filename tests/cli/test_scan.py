@@ -17,8 +17,6 @@ from katcli import Install, Site
 
 from kattegat.model.evidence import Evidence
 
-pytestmark = pytest.mark.xdist_group("cli")
-
 KEYS = {
     "form", "organisation", "targets", "started_at", "ended_at", "complete", "incomplete_because", "findings",
     "coverage", "assets", "links", "changes", "troubles",

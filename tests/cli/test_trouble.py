@@ -14,8 +14,6 @@ from katcli import Install, Site
 
 from kattegat.store import server
 
-pytestmark = pytest.mark.xdist_group("cli-trouble")
-
 
 @pytest.fixture
 def small_disk(run_dir: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from kat import ALLOWED, Kat
 from kattegat.store import server
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 VICTIMS = ("runner", "worker", "scheduler", "web", "postgres")
 

@@ -19,7 +19,7 @@ from katlab.server import listening
 from lab import PROGRAMS, Lab, LabError, NotPossibleError
 
 # One worker of a parallel run has the laboratory.
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 RUN = Path(__file__).with_name("run.py")
 
@@ -271,7 +271,9 @@ def test_good_site_has_every_header(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["expired.bad.test", "soon.bad.test", "chain.bad.test", "weakkey.bad.test", "old.bad.test", "www.lame.test"]
+    # Not www.lame.test: which site that is depends on the name server that the resolver happens to ask.
+    "name",
+    ["expired.bad.test", "soon.bad.test", "chain.bad.test", "weakkey.bad.test", "old.bad.test", "www.insecure.test"],
 )
 def test_sites_with_one_fault_are_right_otherwise(lab: Lab, name: str) -> None:
     assert headers(curl(lab, f"http://{name}/"))["location"] == f"https://{name}/"

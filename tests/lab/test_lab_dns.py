@@ -11,7 +11,7 @@ from kattegat.model.facts import Fact, Found, NotMeasured
 from kattegat.plugins.dns import DnsName, DnsRecords, NameServerAnswer, ReverseDns
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 NAMES = {
     "good.test": DnsName(exists=True, aliases=[], dangling=False, domain="good.test"),

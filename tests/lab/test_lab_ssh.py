@@ -12,7 +12,7 @@ from kattegat.plugin import Evidence, Fact, Found
 from kattegat.plugins.ssh import SshAlgorithms, SshHostKey, SshServer
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 
 def target(address: str, port: int = 22) -> Target:

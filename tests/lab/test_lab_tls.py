@@ -21,7 +21,7 @@ from kattegat.plugins.tls.handshake import TlsCertificateScanner
 from kattegat.plugins.tls.protocols import TlsProtocolsScanner
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 HOSTS = (
     "www.good.test", "v6only.good.test", "plain.good.test", "www.bad.test", "expired.bad.test", "soon.bad.test",

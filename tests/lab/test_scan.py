@@ -22,7 +22,7 @@ from kat import Kat
 
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 EXPECTED = Path(__file__).parent / "expected.json"
 # Every host and zone of README.md; their parents and servers are found from them. Left out are names that show a

@@ -12,7 +12,7 @@ from kat import Kat
 
 from lab import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab")]
+pytestmark = [pytest.mark.lab]
 
 DUE = "UPDATE schedule SET due_at = now() FROM source s WHERE s.id = schedule.id AND s.scanner = %s AND hold = ''"
 RUNS = """

@@ -353,7 +353,6 @@ def server() -> Iterator[Path]:
 
 
 @pytest.mark.real
-@pytest.mark.xdist_group("web-nginx")
 def test_a_real_nginx_gives_the_recorded_facts(server: Path) -> None:
     """Everything that was recorded, scanned again; only the day on which the security.txt ends is another."""
     live = asyncio.run(record.scan())
