@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from kattegat.store import migrate
@@ -100,6 +101,12 @@ def server(pg_bin: Path | None) -> embedded.Running:
                 template.close()
                 connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(half, sql.Identifier(TEMPLATE)))
     return running
+
+
+@pytest.fixture(autouse=True)
+def log_of_this_test() -> None:
+    """A command run in this process sets the log up for a stderr that ends with its test; the next has none of it."""
+    structlog.reset_defaults()
 
 
 _numbers = itertools.count(1)

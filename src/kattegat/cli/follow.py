@@ -17,7 +17,7 @@ REACHED = """
         SELECT l.target_id FROM link l JOIN reached r ON l.origin_id = r.id
         WHERE l.organisation_id = :organisation AND l.ended_at IS NULL
     ), sources AS (
-        SELECT s.id, s.last_started_at, h.due_at, h.hold,
+        SELECT s.id, s.state, s.last_started_at, h.due_at, h.hold,
                EXISTS (SELECT FROM task t WHERE t.organisation_id = s.organisation_id AND t.source_id = s.id
                          AND t.state IN ('queued', 'leased') AND t.kind IN ('scan', 'ingest')) AS open
         FROM source s
@@ -31,7 +31,9 @@ PENDING = text(
     REACHED  # noqa: S608 - a constant
     + """
     SELECT count(*) FILTER (WHERE hold = '') AS sources,
-           count(*) FILTER (WHERE hold = '' AND last_started_at >= :since) AS done,
+           -- What succeeded and is due again all the same goes by a fact that has changed since: it is not done.
+           count(*) FILTER (WHERE hold = '' AND last_started_at >= :since
+                            AND NOT (state = 'ok' AND due_at <= now())) AS done,
            count(*) FILTER (WHERE open) AS open
     FROM sources
     """
