@@ -113,11 +113,12 @@ def kat(lab: Lab, run_dir: Path) -> Any:
 def settled(kat: Kat) -> list[str]:
     """What a scan of everything says otherwise than expected.
 
-    On a machine that is too busy a handshake or two time out, which the scan says; the next one has to be exact.
+    On a machine that is too busy a handshake or two time out. That makes something unknown, never a finding that is not
+    true: an extra finding stands. What was only not measured is scanned once more, and then has to be exact.
     """
     expected = json.loads(EXPECTED.read_text())
     wrong = differences(steady(kat.scan(*TARGETS, "--clearance", "2", codes=(3,))), expected)
-    if wrong:
+    if wrong and not any(line.startswith("extra finding") for line in wrong):
         print("the first scan said otherwise:", *wrong, sep="\n")
         wrong = differences(steady(kat.scan(*TARGETS, "--clearance", "2", codes=(3,))), expected)
     return wrong

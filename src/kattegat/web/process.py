@@ -41,11 +41,6 @@ class _Server(uvicorn.Server):
         yield
 
 
-def door_socket(settings: Settings) -> Path:
-    """Where the local runner finds the door."""
-    return settings.data_dir / "run" / "door.sock"
-
-
 def listen_tcp(address: str, port: int) -> socket.socket:
     """A listening socket; raises `ListenError` with what to do."""
     made: socket.socket | None = None
