@@ -131,7 +131,7 @@ class Entry(Struct, frozen=True):
 
 def install(connection: Connection) -> None:
     """Makes the schemas and whatever of them is missing; to be called by the owner of the database's tables."""
-    from kattegat.schema import parking  # noqa: PLC0415 - its functions are part of the ledger
+    from kattegat.schema import parking
 
     connection.exec_driver_sql(TABLES)
     for function in parking.FUNCTIONS:
