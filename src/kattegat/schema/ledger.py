@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS lifecycle.journal (
     words text NOT NULL,
     sha256 text NOT NULL,
     state text NOT NULL DEFAULT 'pending',
+    back boolean NOT NULL DEFAULT false,
     started_at timestamptz,
     ended_at timestamptz,
     rows bigint,
@@ -93,9 +94,10 @@ CREATE TABLE IF NOT EXISTS parked.touched (
     act "char" NOT NULL,
     key jsonb NOT NULL,
     contents jsonb,
+    open boolean NOT NULL DEFAULT true,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE UNIQUE INDEX IF NOT EXISTS touched_once ON parked.touched (entry, md5(key::text)) WHERE act = 'U';
+CREATE UNIQUE INDEX IF NOT EXISTS touched_once ON parked.touched (entry, md5(key::text)) WHERE act = 'U' AND open;
 CREATE INDEX IF NOT EXISTS touched_entry ON parked.touched (entry);
 -- Rows (column_name NULL) and single values that the schema in force can't hold.
 CREATE TABLE IF NOT EXISTS parked.quarantine (
