@@ -36,6 +36,10 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _optional_path(text: str) -> Path | None:
+    return _path(text) if text else None
+
+
 def _number(text: str) -> int:
     try:
         value = int(text)
@@ -84,6 +88,7 @@ SETTINGS: dict[str, Setting] = {
     for setting in (
         Setting("KAT_DATA_DIR", "", "Where this install keeps everything; /var/lib/kattegat for root.", _path),
         Setting("KAT_DATABASE_URL", "", "A PostgreSQL server (15 or newer) in place of the embedded one.", _database),
+        Setting("KAT_PG_BIN", "", "The folder with pg_dump and pg_restore; by default looked for.", _optional_path),
         Setting("KAT_LISTEN", "127.0.0.1", "The address that the web process listens on.", str),
         Setting("KAT_PORT", "8480", "The port that the web process listens on.", _port),
         Setting("KAT_DNS_SERVER", "", "The resolver to ask, ADDRESS[:PORT]; by default the machine's own.", str),
@@ -104,6 +109,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     data_dir: Path
     database_url: str
+    pg_bin: Path | None
     listen: str
     port: int
     dns_server: str
