@@ -9,7 +9,7 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import evidence, look, plugin, plugins, process, up
+from kattegat.cli import backup, evidence, keys, look, plugin, plugins, process, up
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -22,7 +22,7 @@ app = App(
 )
 for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
     app.command(command)
-for group in (evidence.app, plugins.app, plugin.app, process.app):
+for group in (evidence.app, backup.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 
