@@ -22,6 +22,7 @@ from kattegat.registry import Registry
 from kattegat.settings import Settings
 from kattegat.store import migrate, server
 from kattegat.store.database import Database, DatabaseUnreachableError, open_database
+from kattegat.store.release import WATCH_SECONDS
 
 DEFAULT_ORGANISATION = "default"
 DATABASE_SECONDS = 60.0
@@ -55,6 +56,7 @@ class Install:
         self.settings = settings_
         self.database = database
         self.started_server = started_server
+        self._checked = 0.0
 
     @property
     def registry(self) -> Registry:
@@ -94,6 +96,14 @@ class Install:
             with suppress(KattegatError):
                 self.revive()
             time.sleep(0.5)
+
+    def check_release(self) -> None:
+        """To be called often: raises `WrongReleaseError` when the database has gone to another release meanwhile."""
+        if time.monotonic() - self._checked < WATCH_SECONDS:
+            return
+        with suppress(DatabaseUnreachableError):
+            self.database.check()
+        self._checked = time.monotonic()
 
     def check_room(self) -> None:
         """Raises `DiskFullError` when nothing more can be kept: no use in waiting for that to pass."""
@@ -169,6 +179,6 @@ def _alone(chosen: Settings) -> Iterator[None]:
 
 def _in_use(install: Install) -> bool:
     try:
-        return bool(install.live())
+        return install.database.changing() or bool(install.live())
     except KattegatError:
         return False

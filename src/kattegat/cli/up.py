@@ -76,6 +76,7 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
                         f"Kattegat is up at {address} (data in {install.settings.data_dir}). Ctrl-C stops it."
                     )
                 while not stopped:
+                    install.check_release()
                     supervisor.look(patience=1_000_000)
                     install.revive()
                     time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -19,7 +20,7 @@ from kattegat.errors import KattegatError
 from kattegat.evidence import vault as vaults
 from kattegat.scheduler import beat, job
 from kattegat.settings import Settings
-from kattegat.store.database import Database, open_database
+from kattegat.store.database import Database, DatabaseUnreachableError, open_database
 from kattegat.web.app import create_app
 
 ROLE = "web"
@@ -122,6 +123,8 @@ def run(
     database = open_database(settings)
     sockets: list[socket.socket] = []
     stop = threading.Event()
+    with suppress(DatabaseUnreachableError):
+        database.learn()
     beating = threading.Thread(target=_beat, args=(database, stop), name="beat", daemon=True)
     try:
         if tcp:
@@ -132,7 +135,8 @@ def run(
         beating.start()
         if ready is not None:
             ready()
-        with beat.on_signals(lambda: setattr(web, "should_exit", True)):
+        leave = functools.partial(setattr, web, "should_exit", True)
+        with beat.on_signals(leave), beat.right_release(database, leave, deadline=beat.give_up):
             web.run(sockets=sockets)
     finally:
         stop.set()
