@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import msgspec
 import psycopg
@@ -78,6 +80,7 @@ class Reading:
         self._left = list(reversed(found))
         self._results: dict[str, Contents] = {}
         self._problem: BaseException | None = None
+        self._under_way: list[Any] = []
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, args=(reach, snapshot, database), daemon=True) for _ in range(jobs)
@@ -88,6 +91,7 @@ class Reading:
     def _work(self, reach: Reach, snapshot: str | None, database: str | None) -> None:
         try:
             with reach.begin(database, snapshot=snapshot) as connection:
+                self._under_way.append(connection.connection.driver_connection)
                 while self._problem is None:
                     with self._lock:
                         if not self._left:
@@ -101,9 +105,12 @@ class Reading:
             self._problem = problem
 
     def stop(self) -> None:
-        """Begins no further table."""
+        """Breaks off what is being read; `result` raises then."""
         with self._lock:
             self._left.clear()
+        for connection in list(self._under_way):
+            with suppress(psycopg.Error):
+                connection.cancel_safe(timeout=5)
 
     def result(self, tick: Callable[[], None]) -> dict[str, Contents]:
         """Waits for all of them; raises `BackupError` when a table can't be read."""

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -225,10 +225,10 @@ class _Making:
             tools.dump(self.tools, self.reach, target, moment["snapshot"], self.jobs, tick)
         except BaseException:
             reading.stop()
+            with suppress(BackupError):
+                reading.result(lambda: None)
             raise
-        finally:
-            # The snapshot lives as long as our transaction, and readers that are under way hold on to it.
-            results = reading.result(tick)
+        results = reading.result(tick)
         progress("database", expected, expected)
         return results
 
@@ -324,6 +324,9 @@ def _settle(folder: Path, *, deep: bool = True) -> None:
     """Flushes a folder and what is in it, so that a backup that has its name survives a power cut."""
     paths = [folder, *folder.rglob("*")] if deep else [folder]
     for path in paths:
+        if path.is_file() and path.stat().st_nlink > 1:
+            # A pack that the vault has flushed under its other name.
+            continue
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
