@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 
 from kattegat.schema import scratch, snapshot
 from kattegat.schema.shape import Snapshot, differences
-from kattegat.store import server as embedded
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('sad', 'it''s', 'happy');
@@ -82,12 +81,6 @@ GRANT SELECT ON kept TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION twice(integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION twice(integer) TO kat_app;
 """
-
-
-@pytest.fixture(scope="module")
-def place(server: embedded.Running) -> Iterator[scratch.Scratch]:
-    with scratch.database(server.dsn("kat_admin", "postgres")) as found:
-        yield found
 
 
 @pytest.fixture

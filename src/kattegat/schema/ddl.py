@@ -387,10 +387,9 @@ def _ordered(snapshot: Snapshot) -> list[str]:
     made += [create_sequence(key, value) for key, value in sorted(snapshot.sequences.items())]
     made.append(BODIES_UNCHECKED)
     nodes: dict[str, tuple[list[str], set[str]]] = {}
-    types = {name(key): key for key in (*snapshot.enums, *snapshot.domains, *snapshot.tables, *snapshot.views)}
-    # As PostgreSQL prints them in a column's type: in quotes only where it must.
-    types |= {_printed(key): key for key in types.values()}
-    calls = {_printed(key[: key.rindex("(")]) + "(": key for key in snapshot.functions}
+    kinds = (*snapshot.enums, *snapshot.domains, *snapshot.tables, *snapshot.views)
+    types = {words: key for key in kinds for words in _printed(key)}
+    calls = {words + "(": key for key in snapshot.functions for words in _printed(key[: key.rindex("(")])}
     mentioned = {words: key for words, key in (types | calls).items() if key not in snapshot.tables}
 
     def of_type(text: str) -> set[str]:
@@ -443,10 +442,10 @@ def _with_keys(uses: Iterable[str]) -> set[str]:
     return {*uses, *(_key(one) for one in uses)}
 
 
-def _printed(qualified: str) -> str:
-    return ".".join(
-        part if re.fullmatch(r"[a-z_][a-z0-9_$]*", part) else ident(part) for part in qualified.split(".", 1)
-    )
+def _printed(qualified: str) -> list[str]:
+    """The ways in which PostgreSQL may print it: each part in quotes only where it must be."""
+    schema, _, rest = qualified.partition(".")
+    return [f"{one}.{other}" for one in (schema, ident(schema)) for other in (rest, ident(rest))]
 
 
 def _plain(value: Column, snapshot: Snapshot) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import psycopg
-from msgspec import Struct
 from msgspec.structs import replace
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
@@ -33,12 +33,13 @@ class ScratchError(KattegatError):
         )
 
 
-class Scratch(Struct, frozen=True):
-    """A scratch database: its name, how to get there, and an engine for it, closed with it."""
+@dataclass(frozen=True)
+class Scratch:
+    """A scratch database: its name, how to get there (maybe with a password), and an engine for it, closed with it."""
 
     name: str
-    conninfo: str
-    engine: Engine
+    conninfo: str = field(repr=False)
+    engine: Engine = field(repr=False)
 
 
 @contextmanager
