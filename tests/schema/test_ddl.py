@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from edits import pairs
+from filling import insert, rows
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
 from strategies import schemas
 
-from kattegat.schema import scratch, snapshot
+from kattegat.schema import ddl, scratch, snapshot
 from kattegat.schema.shape import Snapshot, differences
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -70,3 +74,19 @@ def test_built_schema_is_read_back(place: scratch.Scratch, typed: Snapshot) -> N
     again = built(place, shape)
     assert differences(again, shape) == []
     assert again == shape
+
+
+@FEW
+@given(pair=pairs(), data=st.data())
+def test_edited_schema_is_built_and_takes_rows(
+    place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], data: st.DataObject
+) -> None:
+    first, second = pair
+    built(place, first)
+    contents = data.draw(rows(second))
+    with place.engine.connect() as connection:
+        scratch.make(connection, second)
+        assert snapshot.read(connection).other == ()
+        put = insert(connection, second, contents)
+        held = sum(connection.execute(text(f"SELECT count(*) FROM {ddl.name(one)}")).scalar_one() for one in contents)
+        assert put == held
