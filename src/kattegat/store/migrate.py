@@ -186,6 +186,7 @@ def unknown(connection: Connection, found: str, wanted: str) -> WrongReleaseErro
 
 def make(connection: Connection, plan_key: Path, chosen: Config | None = None) -> None:
     """Runs every revision in an empty database and stores their ways back, in the caller's transaction."""
+    ledger.install(connection)
     own = copied(chosen or config(), connection)
     own.attributes.setdefault("plan_key", lambda: PlanKey.open(plan_key))
     command.upgrade(own, "head")
