@@ -1,4 +1,6 @@
-"""The `kat` command. Errors of ours end as one sentence on stderr and an exit code: 2 wrong usage, 3 not complete."""
+"""The `kat` command. Errors of ours end as one sentence on stderr and an exit code: 2 wrong usage, 3 not complete,
+4 another release is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import backup, evidence, keys, look, plugin, plugins, process, up
+from kattegat.cli import backup, evidence, keys, lifecycle, look, parked, plugin, plugins, process, status, up
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -20,9 +22,11 @@ app = App(
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=""),
 )
-for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
+for command in (scan, up.up, status.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
     app.command(command)
-for group in (evidence.app, backup.app, keys.app, plugins.app, plugin.app, process.app):
+for command in (lifecycle.upgrade, lifecycle.downgrade, lifecycle.finalize, lifecycle.history):
+    app.command(command)
+for group in (evidence.app, backup.app, parked.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 

@@ -86,6 +86,10 @@ class Database:
                     cursor.execute("SET TIME ZONE 'UTC'")
                     if not self._login:
                         cursor.execute(f"SET ROLE {role}")
+                        # A pooler hands each transaction to any server process, which knows none of our statements.
+                        cursor.execute("SELECT pg_backend_pid()")
+                        if cursor.fetchone() != (connection.info.backend_pid,):
+                            connection.prepare_threshold = None
                 connection.commit()
 
             @event.listens_for(engine, "begin")
