@@ -76,6 +76,12 @@ def _database(text: str) -> str:
     return text
 
 
+def _upgrade(text: str) -> str:
+    if text not in ("", "auto"):
+        raise ValueError("it must be auto or nothing")
+    return text
+
+
 def default_data_dir() -> str:
     """/var/lib/kattegat for root (whose home other users can't enter, and PostgreSQL never runs as root)."""
     if os.geteuid() == 0:
@@ -99,6 +105,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("KAT_CONNECT_SECONDS", "5", "Seconds to wait for a connection.", _positive),
         Setting("KAT_SCAN_SECONDS", "300", "Seconds after which a scan is ended.", _positive),
         Setting("KAT_EVIDENCE_URL", "", "An object store for evidence (s3://...); by default a folder.", str),
+        Setting("KAT_UPGRADE", "", "auto: kat up takes an older database to its release, with a backup.", _upgrade),
         Setting("KAT_LOG", "warning", "What is logged: debug, info, warning or error.", _level),
     )
 }
@@ -120,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True):
     connect_seconds: int
     scan_seconds: int
     evidence_url: str
+    upgrade: str
     log: str
 
 

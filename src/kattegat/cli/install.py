@@ -18,6 +18,7 @@ from sqlalchemy import text
 from kattegat import registry, settings
 from kattegat.cli.supervise import Seat
 from kattegat.errors import KattegatError, UsageError
+from kattegat.lifecycle.backup import swap
 from kattegat.registry import Registry
 from kattegat.settings import Settings
 from kattegat.store import migrate, server
@@ -137,8 +138,12 @@ def actor() -> str:
 
 
 @contextmanager
-def opened(*, make: bool = False, progress: Callable[[str], None] | None = None) -> Iterator[Install]:
+def opened(
+    *, make: bool = False, any_release: bool = False, progress: Callable[[str], None] | None = None
+) -> Iterator[Install]:
     """The install of this environment. Only with `make` is a new one made; an older database is never migrated.
+
+    With `any_release` the database is left as it is, whatever release it is for.
 
     A server that this command started is stopped again when nothing else of the install runs.
     """
@@ -151,8 +156,11 @@ def opened(*, make: bool = False, progress: Callable[[str], None] | None = None)
     database = open_database(chosen, progress=progress)
     install = Install(chosen, database, started_server=started)
     try:
-        with _alone(chosen):
-            install.patiently(lambda: migrate.prepare(database))
+        # A restore that was killed between the swap of the databases and that of the files is ended first.
+        swap.settle(chosen, database)
+        if not any_release:
+            with _alone(chosen):
+                install.patiently(lambda: migrate.prepare(database))
         yield install
     finally:
         # Whoever has the seat, or is heard from, needs the server that we happened to find down.

@@ -24,6 +24,7 @@ from kattegat.cli.scan import runner_token
 from kattegat.cli.supervise import ROLES, Seat, Supervisor
 from kattegat.errors import KattegatError, UsageError
 from kattegat.evidence import vault
+from kattegat.lifecycle import keys
 from kattegat.runner import dns
 from kattegat.scheduler import beat, listing
 from kattegat.store import migrate, server
@@ -68,6 +69,8 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
                     console.print(
                         f"Kattegat is up at {address} (data in {install.settings.data_dir}). Ctrl-C stops it."
                     )
+                    if keys.recovery(install.settings.data_dir) is None:
+                        console.print("No recovery passphrase is set: kat keys recovery set", style="dim")
                 while not stopped:
                     install.check_release()
                     supervisor.look(patience=1_000_000)
@@ -188,6 +191,7 @@ def _inside() -> list[Part]:
             parts.append(Part("database", True, f"answers, schema revision {migrate.head()}"))
             parts += _processes(install)
             parts.append(_vault(install))
+            parts.append(_recovery(install))
     except KattegatError as problem:
         parts.append(Part("database", False, str(problem)))
     return parts
@@ -207,6 +211,16 @@ def _processes(install: Install) -> list[Part]:
     said = f"{dead} tasks gave up; kat tasks --state dead shows why" if dead else "no task has given up"
     found.append(Part("tasks", not dead, said))
     return found
+
+
+def _recovery(install: Install) -> Part:
+    try:
+        found = keys.recovery(install.settings.data_dir)
+    except KattegatError as problem:
+        return Part("recovery", False, str(problem))
+    if found is None:
+        return Part("recovery", False, "backups carry no keys while no passphrase is set: kat keys recovery set")
+    return Part("recovery", True, f"backups wrap the keys to key {found.key_id()}, set on {found.made_at[:10]}")
 
 
 def _vault(install: Install) -> Part:
