@@ -79,7 +79,7 @@ CREATE TABLE IF NOT EXISTS parked.entry (
     was text NOT NULL,
     now_is text NOT NULL,
     shape jsonb NOT NULL,
-    made_by text NOT NULL DEFAULT current_setting('kat.change_of', true),
+    made_by text NOT NULL DEFAULT coalesce(current_setting('kat.change_of', true), ''),
     state text NOT NULL,
     parked_at timestamptz,
     returned_at timestamptz,
@@ -146,9 +146,9 @@ def present(connection: Connection) -> bool:
 
 
 def entries(connection: Connection) -> list[Entry]:
-    """All that is parked now, oldest first."""
+    """All that is parked now, in the order in which it was."""
     rows = connection.execute(
-        text("SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY id")
+        text("SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY parked_at, id")
     )
     return [msgspec.convert(dict(row._mapping), Entry) for row in rows]
 
