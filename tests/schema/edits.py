@@ -49,7 +49,7 @@ def without_views(s: Snapshot, gone: Iterable[str]) -> Snapshot:
 
 
 def without_calls(s: Snapshot, used: str) -> Snapshot:
-    """Without the parts of tables that use a function, sequence or type; defaults go, and columns stay where they can."""
+    """Without the parts of tables that use a function, sequence or type; defaults go, and columns stay where able."""
     for table in sorted(s.tables):
         shape = s.tables[table]
         for key, column in sorted(shape.columns.items()):

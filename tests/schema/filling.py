@@ -14,9 +14,10 @@ from kattegat.schema.shape import Snapshot
 
 
 @st.composite
-def rows(draw: Draw, s: Snapshot, most: int = 6) -> dict[str, list[Row]]:
-    """For each table up to `most` rows: column -> value in text form, or None; generated columns are left out. Keys of
-    foreign keys have few values to choose from, so that some of them meet."""
+def rows(draw: Draw, s: Snapshot, least: int = 2, most: int = 6) -> dict[str, list[Row]]:
+    """For each table `least` to `most` rows: column -> value in text form, or None, without the generated columns.
+
+    The columns of foreign keys have few values to choose from, so that some of them meet."""
     found: dict[str, list[Row]] = {}
     for table, shape in s.tables.items():
         if shape.partition:
@@ -28,7 +29,7 @@ def rows(draw: Draw, s: Snapshot, most: int = 6) -> dict[str, list[Row]]:
             known = values_of(s, column.type)
             value = st.sampled_from(known[:2] if key in met else known)
             values[key] = value if column.not_null else st.one_of(value, value, st.none())
-        found[table] = draw(st.lists(st.fixed_dictionaries(values), max_size=most))
+        found[table] = draw(st.lists(st.fixed_dictionaries(values), min_size=least, max_size=most))
     return found
 
 

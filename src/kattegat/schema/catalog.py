@@ -21,6 +21,7 @@ SETTINGS = {
     "timezone": "UTC",
     "extra_float_digits": "1",
     "bytea_output": "hex",
+    "lc_monetary": "C",
     "quote_all_identifiers": "off",
     "search_path": "",
 }
