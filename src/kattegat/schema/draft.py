@@ -223,6 +223,29 @@ def returned(entry: int) -> str:
     return f"SELECT parked.returned({entry})"
 
 
+def away(word: str, qualified: str, entry: int, final: str, arguments: str = "") -> list[str]:
+    """SQL that moves a thing (`word` as in ALTER) to schema `parked` under its id. It gets a name of ours before it moves
+    and its own after, since either schema may have one of the other name."""
+    schema, short = ddl.schema_of(qualified), qualified.partition(".")[2]
+    between = f"_kat_{entry}"
+    return [
+        f"ALTER {word} {ddl.ident(schema)}.{ddl.ident(short)}{arguments} RENAME TO {between}",
+        f"ALTER {word} {ddl.ident(schema)}.{between}{arguments} SET SCHEMA parked",
+        f"ALTER {word} parked.{between}{arguments} RENAME TO {final}",
+    ]
+
+
+def home(word: str, qualified: str, entry: int, final: str, arguments: str = "") -> list[str]:
+    """SQL that moves it back."""
+    schema, short = ddl.schema_of(qualified), qualified.partition(".")[2]
+    between = f"_kat_{entry}"
+    return [
+        f"ALTER {word} parked.{final}{arguments} RENAME TO {between}",
+        f"ALTER {word} parked.{between}{arguments} SET SCHEMA {ddl.ident(schema)}",
+        f"ALTER {word} {ddl.ident(schema)}.{between}{arguments} RENAME TO {ddl.ident(short)}",
+    ]
+
+
 def either(entry: int, parked: Sequence[str], absent: Sequence[str]) -> str:
     """One statement that brings a thing back where it is parked, and makes it where it has never been."""
     back, make = (

@@ -9,7 +9,7 @@ import msgspec
 
 from kattegat.schema import ddl
 from kattegat.schema.columns import hold_misfits
-from kattegat.schema.draft import READ, REWRITE, Draft, either, note, plain, returned
+from kattegat.schema.draft import READ, REWRITE, Draft, away, either, home, note, plain, returned
 from kattegat.schema.ledger import Entry
 from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
 
@@ -65,24 +65,19 @@ def bring_back_table(draft: Draft, table: str, before: Entry, shape: Table) -> N
 
 def _park_table(table: str, entry: int, shape: Table) -> list[str]:
     moved = f"parked.t{entry}"
-    name = ddl.ident(table.partition(".")[2])
     return [
         *_renamed(entry, table, shape, away=True),
         *([_move_partitions(table, entry, away=True)] if shape.partition else []),
-        f"ALTER TABLE {ddl.name(table)} SET SCHEMA parked",
-        f"ALTER TABLE parked.{name} RENAME TO t{entry}",
+        *away("TABLE", table, entry, f"t{entry}"),
         *_identities(moved, entry, shape, away=True),
         note(entry, "table", table, moved, shape),
     ]
 
 
 def _back_table(table: str, entry: int, shape: Table) -> list[str]:
-    schema = ddl.ident(ddl.schema_of(table))
-    name = ddl.ident(table.partition(".")[2])
     return [
         *_identities(f"parked.t{entry}", entry, shape, away=False, table=table),
-        f"ALTER TABLE parked.t{entry} RENAME TO {name}",
-        f"ALTER TABLE parked.{name} SET SCHEMA {schema}",
+        *home("TABLE", table, entry, f"t{entry}"),
         *([_move_partitions(table, entry, away=False)] if shape.partition else []),
         *_renamed(entry, table, shape, away=False),
         returned(entry),
@@ -237,19 +232,13 @@ def alter_sequence(draft: Draft, name: str, mine: Sequence, theirs: Sequence) ->
 
 def _park_sequence(name: str, entry: int, shape: Sequence) -> list[str]:
     return [
-        f"ALTER SEQUENCE {ddl.name(name)} RENAME TO s{entry}",
-        f"ALTER SEQUENCE {ddl.ident(ddl.schema_of(name))}.s{entry} SET SCHEMA parked",
+        *away("SEQUENCE", name, entry, f"s{entry}"),
         note(entry, "sequence", name, f"parked.s{entry}", shape),
     ]
 
 
 def _back_sequence(name: str, entry: int) -> list[str]:
-    schema = ddl.ident(ddl.schema_of(name))
-    return [
-        f"ALTER SEQUENCE parked.s{entry} SET SCHEMA {schema}",
-        f"ALTER SEQUENCE {schema}.s{entry} RENAME TO {ddl.ident(name.partition('.')[2])}",
-        returned(entry),
-    ]
+    return [*home("SEQUENCE", name, entry, f"s{entry}"), returned(entry)]
 
 
 # -- types ----------------------------------------------------------------------------------------------------------
@@ -294,21 +283,11 @@ def bring_back_type(draft: Draft, name: str, before: Entry, shape: Enum | Domain
 
 
 def _away(name: str, entry: int, shape: Enum | Domain) -> list[str]:
-    word, schema = _word(shape), ddl.ident(ddl.schema_of(name))
-    return [
-        f"ALTER {word} {ddl.name(name)} RENAME TO t{entry}",
-        f"ALTER {word} {schema}.t{entry} SET SCHEMA parked",
-        note(entry, "type", name, f"parked.t{entry}", shape),
-    ]
+    return [*away(_word(shape), name, entry, f"t{entry}"), note(entry, "type", name, f"parked.t{entry}", shape)]
 
 
 def _home(name: str, entry: int, shape: Enum | Domain) -> list[str]:
-    word, schema = _word(shape), ddl.ident(ddl.schema_of(name))
-    return [
-        f"ALTER {word} parked.t{entry} SET SCHEMA {schema}",
-        f"ALTER {word} {schema}.t{entry} RENAME TO {ddl.ident(name.partition('.')[2])}",
-        returned(entry),
-    ]
+    return [*home(_word(shape), name, entry, f"t{entry}"), returned(entry)]
 
 
 def exchange_type(

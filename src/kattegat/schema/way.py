@@ -8,7 +8,7 @@ import msgspec
 
 from kattegat.schema import columns, ddl, dependents, relations
 from kattegat.schema.dependents import mentions
-from kattegat.schema.draft import Draft, note, returned
+from kattegat.schema.draft import Draft, away, home, note, returned
 from kattegat.schema.hints import DataStep
 from kattegat.schema.shape import Column, Constraint, Domain, Enum, Function, Index, Sequence, Snapshot, Table
 
@@ -671,24 +671,17 @@ class Way:
         for name in sorted(self.mine.functions.keys() - self.theirs.functions.keys()):
             shape = self.mine.functions[name]
             entry = draft.id()
-            bare, args = name[: name.rindex("(")], name[name.rindex("(") :]
-            schema, short = ddl.ident(ddl.schema_of(bare)), ddl.ident(bare.partition(".")[2])
-            away = [
-                f"ALTER ROUTINE {ddl.function_name(name)} RENAME TO f{entry}",
-                f"ALTER ROUTINE {schema}.f{entry}{args} SET SCHEMA parked",
-                note(entry, "function", name, f"parked.f{entry}{args}", shape),
-            ]
-            home = [
-                f"ALTER ROUTINE parked.f{entry}{args} SET SCHEMA {schema}",
-                f"ALTER ROUTINE {schema}.f{entry}{args} RENAME TO {short}",
-                returned(entry),
-            ]
+            bare, arguments = name[: name.rindex("(")], name[name.rindex("(") :]
+            final = f"f{entry}"
+            there = away("ROUTINE", bare, entry, final, arguments)
+            there.append(note(entry, "function", name, f"parked.{final}{arguments}", shape))
+            back = [*home("ROUTINE", bare, entry, final, arguments), returned(entry)]
             draft.add(
                 "park function",
                 name,
                 f"the function {name} is parked",
-                away,
-                home,
+                there,
+                back,
                 undo_words=f"the function {name} comes back",
                 loss="parked",
             )
