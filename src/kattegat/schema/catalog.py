@@ -242,7 +242,8 @@ SELECT o.words FROM (
         JOIN pg_class c ON c.oid = a.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'v'
 ) o WHERE o.schema = ANY (:schemas)
 UNION ALL SELECT 'the cast ' || format_type(castsource, NULL) || ' to ' || format_type(casttarget, NULL) FROM pg_cast x
-    WHERE x.oid >= 16384 AND NOT {_OF_EXTENSION.format("pg_cast", "x.oid")}
+    WHERE x.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = CAST('pg_cast' AS regclass)
+        AND e.objid = x.oid AND e.deptype IN ('e', 'i'))
 UNION ALL SELECT 'the event trigger ' || evtname FROM pg_event_trigger x
     WHERE NOT {_OF_EXTENSION.format("pg_event_trigger", "x.oid")}
 """
