@@ -220,7 +220,7 @@ def test_a_server_of_ones_own(
     with again.begin("kat_app", [organisations[0]]) as connection:
         assert connection.execute(text("SELECT count(*) FROM evidence")).scalar() == 12
     with again.begin("kat_system") as connection:
-        assert vaults.get(connection, vaults.open_vault(chosen), organisations[1], 3).content.startswith(b"220 mail")
+        assert vaults.get(connection, vaults.open_vault(chosen), organisations[1], 3).size > 1000
     again.close()
 
 
