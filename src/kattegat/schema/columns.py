@@ -259,7 +259,8 @@ def allow_null(draft: Draft, table: str, name: str, shape: Column, *, parked: bo
         f"{table}.{name}",
         f"{name} of {table} may be empty",
         [drop, *again],
-        [*_give(draft, entry, table, name, shape, recorded=not parked, back=True), _set_not_null(table, name)],
+        # Of a column that stays, this runs while what the target made is still in its place.
+        [*_give(draft, entry, table, name, shape, recorded=not parked, back=parked), _set_not_null(table, name)],
         undo_words=f"{name} of {table} may not be empty any more",
         tables=[table],
         undo_scans=2 * draft.rows(table) / READ,
