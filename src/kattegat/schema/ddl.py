@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -294,43 +295,58 @@ def usual_grants(kind: str) -> Grants:
     return {"PUBLIC": ("EXECUTE",)} if kind in ("function", "procedure") else {}
 
 
-def grants(qualified: str, kind: str, old: Mapping[str, Iterable[str]], new: Mapping[str, Iterable[str]]) -> list[str]:
+def grants(qualified: str, kind: str, old: Rights, new: Rights) -> list[str]:
     """REVOKE and GRANT statements from `old` to `new`; `kind` as in `set_owner`."""
-    return list(_grants(_target(qualified, kind, grant=True), "", old, new))
+    return [_said(one, "", _target(qualified, kind, grant=True)) for one in _changes(old, new)]
 
 
 def table_grants(table: str, old: Table, new: Table) -> list[str]:
-    """The same for a table and its columns. To revoke a right on a table takes it from every column too."""
-    found = grants(table, "table", old.grants, new.grants)
-    revoked = {
-        (one, word.removesuffix(_OPTION))
-        for one, words in old.grants.items()
-        for word in set(words) - set(new.grants.get(one, ()))
-    }
+    """The same for a table and its columns. What is revoked on a table is revoked on every column too."""
+    changes = list(_changes(old.grants, new.grants))
+    target = f"TABLE {name(table)}"
+    found = [_said(one, "", target) for one in changes]
+    lost = {(one.role, one.privilege) for one in changes if one.verb == "REVOKE"}
+    lost_option = {(one.role, one.privilege) for one in changes if one.verb == "REVOKE GRANT OPTION FOR"}
     for key in sorted(old.column_grants.keys() | new.column_grants.keys()):
-        left = {
-            one: tuple(word for word in words if (one, word.removesuffix(_OPTION)) not in revoked)
-            for one, words in old.column_grants.get(key, {}).items()
-        }
-        found += _grants(f"TABLE {name(table)}", f" ({ident(key)})", left, new.column_grants.get(key, {}))
+        left: dict[str, set[str]] = {}
+        for one, words in old.column_grants.get(key, {}).items():
+            for word in words:
+                plain = word.removesuffix(_OPTION)
+                if (one, plain) not in lost:
+                    left.setdefault(one, set()).add(plain if (one, plain) in lost_option else word)
+        wanted = new.column_grants.get(key, {})
+        found += [_said(change, f" ({ident(key)})", target) for change in _changes(left, wanted)]
     return found
 
 
-def _grants(
-    target: str, columns: str, old: Mapping[str, Iterable[str]], new: Mapping[str, Iterable[str]]
-) -> Iterator[str]:
+Rights = Mapping[str, Iterable[str]]
+
+
+class _Change(NamedTuple):
+    verb: str
+    privilege: str
+    role: str
+    option: str
+
+
+def _said(change: _Change, columns: str, target: str) -> str:
+    preposition = "TO" if change.verb == "GRANT" else "FROM"
+    return f"{change.verb} {change.privilege}{columns} ON {target} {preposition} {role(change.role)}{change.option}"
+
+
+def _changes(old: Rights, new: Rights) -> Iterator[_Change]:
     for one in sorted(old.keys() | new.keys()):
         have, want = set(old.get(one, ())), set(new.get(one, ()))
         for word in sorted(have - want):
             plain = word.removesuffix(_OPTION)
             if word != plain and plain in want:
-                yield f"REVOKE GRANT OPTION FOR {plain}{columns} ON {target} FROM {role(one)}"
+                yield _Change("REVOKE GRANT OPTION FOR", plain, one, "")
             elif plain + _OPTION not in want:
-                yield f"REVOKE {plain}{columns} ON {target} FROM {role(one)}"
+                yield _Change("REVOKE", plain, one, "")
         for word in sorted(want - have):
             plain = word.removesuffix(_OPTION)
             if plain + _OPTION not in have:
-                yield f"GRANT {plain}{columns} ON {target} TO {role(one)}{_OPTION if word != plain else ''}"
+                yield _Change("GRANT", plain, one, word.removeprefix(plain))
 
 
 def _options(options: Iterable[str]) -> str:
