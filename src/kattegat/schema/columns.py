@@ -9,7 +9,7 @@ import msgspec
 from kattegat.schema import ddl
 from kattegat.schema.draft import READ, REWRITE, WRITE, Draft, either, note, returned
 from kattegat.schema.ledger import Entry
-from kattegat.schema.shape import Column
+from kattegat.schema.shape import Column, Snapshot
 
 _INTEGERS = {"smallint": (-(2**15), 2**15 - 1), "integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
 _NUMBERS = (*_INTEGERS, "numeric", "real", "double precision")
@@ -152,8 +152,21 @@ def back_sql(
                     draft.column_sql(table, refresh.sql, back=back),
                 )
             )
+        if back:
+            # A right taken from the whole table meanwhile was taken from its parked columns too.
+            done += rights(draft.source, table, name)
         done.append(returned(entry))
     return [*done, *late, *(sql for watch in watches for sql in end_watch(table, watch))]
+
+
+def rights(snapshot: Snapshot, table: str, name: str) -> list[str]:
+    """SQL that grants the rights on a column alone."""
+    shape = snapshot.tables[table]
+    bare = msgspec.structs.replace(shape, column_grants={})
+    only = msgspec.structs.replace(
+        shape, column_grants={name: shape.column_grants[name]} if name in shape.column_grants else {}
+    )
+    return ddl.table_grants(table, bare, only)
 
 
 def _fill(table: str, name: str, condition: str, value: str) -> str:
@@ -533,7 +546,7 @@ def drop_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
         f"{table}.{name}",
         f"{name} of {table} is taken off: it is computed from other columns",
         [f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"],
-        [ddl.add_column(table, name, shape)],
+        [ddl.add_column(table, name, shape), *rights(draft.source, table, name)],
         undo_words=f"{name} of {table} is computed again",
         tables=[table],
         undo_scans=count / REWRITE,
@@ -548,7 +561,7 @@ def add_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
         "make generated column",
         f"{table}.{name}",
         f"{name} of {table} is computed from other columns",
-        [ddl.add_column(table, name, shape)],
+        [ddl.add_column(table, name, shape), *rights(draft.target, table, name)],
         [f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"],
         undo_words=f"{name} of {table} is taken off again",
         tables=[table],

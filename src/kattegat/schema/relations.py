@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -126,8 +126,16 @@ def _move_partitions(table: str, entry: int, *, away: bool) -> str:
     )
 
 
-def alter_table(draft: Draft, table: str, mine: Table, theirs: Table) -> None:
-    """Owner, storage, row-level security and grants of a table that both sides have."""
+def alter_table(draft: Draft, table: str, mine: Table, theirs: Table, remade: Collection[str] = ()) -> None:
+    """Owner, storage, row-level security and grants of a table that both sides have. Columns that are computed anew or
+    parked bring their rights along."""
+
+    def present(shape: Table) -> Table:
+        there = {name: rights for name, rights in shape.column_grants.items() if name in theirs.columns}
+        held = {name: rights for name, rights in there.items() if name not in remade}
+        return msgspec.structs.replace(shape, column_grants=held)
+
+    mine, theirs = present(mine), present(theirs)
     there = _attributes(table, mine, theirs)
     if there:
         back = _attributes(table, theirs, mine)
@@ -151,9 +159,7 @@ def _attributes(table: str, mine: Table, theirs: Table) -> list[str]:
             done.append(f"ALTER TABLE {place} SET ({', '.join(f'{k}={ddl.literal(v)}' for k, _, v in pairs)})")
     if (mine.row_security, mine.forced) != (theirs.row_security, theirs.forced):
         done += ddl.row_security(table, theirs.row_security, theirs.forced)
-    both = mine.columns.keys() & theirs.columns.keys()
-    held = {column: grants for column, grants in mine.column_grants.items() if column in both}
-    done += ddl.table_grants(table, msgspec.structs.replace(mine, column_grants=held), theirs)
+    done += ddl.table_grants(table, mine, theirs)
     if mine.owner != theirs.owner and theirs.owner:
         done.append(ddl.set_owner(table, "table", theirs.owner))
     return done

@@ -634,13 +634,16 @@ class Way:
             if theirs.identity != held.identity:
                 columns.change_identity(draft, table, name, held, theirs)
         for table in self.common:
-            mine_, theirs_ = self.mine.tables[table].columns, self.theirs.tables[table].columns
-            for name, shape in sorted(theirs_.items()):
-                was = mine_.get(name)
-                if shape.generated is not None and (
-                    was is None or was.generated is None or name in self.affected[table]
-                ):
+            for name, shape in sorted(self.theirs.tables[table].columns.items()):
+                if self._is_remade(table, name):
                     columns.add_generated(draft, table, name, shape)
+
+    def _is_remade(self, table: str, name: str) -> bool:
+        """Whether a computed column of the target has to be computed anew."""
+        was = self.mine.tables[table].columns.get(name)
+        if self.theirs.tables[table].columns[name].generated is None:
+            return False
+        return was is None or was.generated is None or name in self.affected[table]
 
     # -- putting on -----------------------------------------------------------------------------------------------------
 
@@ -705,7 +708,8 @@ class Way:
                 if on is None or name not in on.triggers:
                     dependents.put_on_trigger(draft, table, name, trigger)
         for table in self.common:
-            relations.alter_table(draft, table, self.mine.tables[table], self.theirs.tables[table])
+            remade = [name for name in self.theirs.tables[table].columns if self._is_remade(table, name)]
+            relations.alter_table(draft, table, self.mine.tables[table], self.theirs.tables[table], remade)
         for table in self.coming:
             full = self.theirs.tables[table]
             if full.row_security or full.forced:
