@@ -22,6 +22,7 @@ from kattegat.schema.shape import Column, Constraint, Enum, Index, Sequence, Sna
 
 Part = Literal["scheduler", "katalogus", "bytes", "rocky"]
 PARTS: tuple[Part, ...] = get_args(Part)
+OWN_APPS = ("account", "crisis_room", "fmea", "tools")  # of Rocky; the others are Django's and its libraries'
 
 
 class Release(Struct, frozen=True, forbid_unknown_fields=True):
