@@ -393,7 +393,9 @@ def _base(type_: str) -> tuple[str, str]:
 
 def _direct(mine: Column, theirs: Column) -> bool:
     one, other = _base(mine.type)[0], _base(theirs.type)[0]
-    return one == other or any(one in family and other in family for family in _FAMILIES)
+    return one == other or {one, other} == {"integer", "boolean"} or any(
+        one in family and other in family for family in _FAMILIES
+    )
 
 
 def _cast(name: str, mine: Column, theirs: Column, alias: str = "") -> str:
@@ -440,8 +442,12 @@ def hold_misfits(draft: Draft, entry: int, table: str, name: str, mine: Column, 
         outside = f"NOT ({column}::numeric BETWEEN {low} AND {high})"
         done.append(draft.set_aside(entry, table, outside, why))
     elif not (one in _TEXTS and other in _TEXTS) and not (one in _TIMES and other in _TIMES and _TIMES.index(one) > 0):
-        through = "text" if not _direct(mine, theirs) else mine.type
-        misfit = f"NOT parked.fits({column}::text, {ddl.literal(through)}, {ddl.literal(theirs.type)})"
+        # There and back: of a value that only gets there, nothing could be told on the way back.
+        chain = [mine.type, theirs.type, mine.type]
+        if not _direct(mine, theirs):
+            chain = ["text", theirs.type, "text", mine.type]
+        listed = ", ".join(ddl.literal(each) for each in chain)
+        misfit = f"NOT parked.passes({column}::text, ARRAY[{listed}]::text[])"
         done.append(draft.set_aside(entry, table, misfit, why))
     there = _cast(name, mine, theirs, "t.")
     again = f"({there})::{mine.type}" if _direct(mine, theirs) else f"({there})::text::{mine.type}"

@@ -65,6 +65,26 @@ EXCEPTION WHEN data_exception OR check_violation OR not_null_violation OR cannot
     RETURN false;
 END $kat$
 """,
+    # Whether a text can be read as the first of the types, and that cast to each of the others in turn.
+    """
+CREATE OR REPLACE FUNCTION parked.passes(value text, types text[]) RETURNS boolean LANGUAGE plpgsql
+SET search_path = '' AS $kat$
+DECLARE
+    passed text := '$1';
+    kind text;
+BEGIN
+    IF value IS NULL THEN
+        RETURN true;
+    END IF;
+    FOREACH kind IN ARRAY types LOOP
+        passed := pg_catalog.format('CAST(%s AS %s)', passed, kind);
+    END LOOP;
+    EXECUTE 'SELECT ' || passed USING value;
+    RETURN true;
+EXCEPTION WHEN data_exception OR check_violation OR not_null_violation OR cannot_coerce OR program_limit_exceeded THEN
+    RETURN false;
+END $kat$
+""",
     # The columns that tell rows apart, as an object, over alias t; without any, the whole row.
     """
 CREATE OR REPLACE FUNCTION parked.key(place regclass, columns text[]) RETURNS text LANGUAGE sql STABLE
