@@ -138,10 +138,10 @@ class Workshop:
             )
         hints = getattr(script.module, "hints", None) or Hints()
         before = self.shape()
-        segments = self._segments(script)
+        segments, moves = self._segments(script)
         after = self.shape()
         first = ledger.next_id(self._connection)
-        back = operations.plan_back(self._connection, revision, follows, before, after, hints)
+        back = operations.plan_back(self._connection, revision, follows, before, after, hints, moves=moves)
         ledger.reserve(self._connection, back.next_id)
         row = stored.signed(
             key, revision=revision, follows=follows, release=release, plan=back, before=before, after=after
@@ -172,7 +172,7 @@ class Workshop:
 
     # -- rendering ---------------------------------------------------------------------------------------------------
 
-    def _segments(self, script: Script) -> list[_Segment]:
+    def _segments(self, script: Script) -> tuple[list[_Segment], list[operations.Move]]:
         done: list[_Segment] = []
         now = _Segment(False, self.shape(), [])
 
@@ -217,7 +217,7 @@ class Workshop:
             if not segment.alone:
                 segment.last = True
                 break
-        return done
+        return done, context.opts.get(operations.MOVES, [])
 
     def _run(self, statement: str) -> None:
         driver = self._connection.connection.driver_connection
@@ -246,7 +246,7 @@ class Workshop:
         else:
             do = (_PATH, *segment.statements)
             # The revision's own SQL for the way back belongs to what is undone first.
-            some = _of(hints, after, segment.before, data=segment.last)
+            some = operations.hints_between(hints, after, segment.before, data=segment.last)
             first, plan = planned or (ledger.next_id(self._connection), self._back(after, segment.before, some))
             ledger.reserve(self._connection, plan.next_id)
             undo = (
@@ -309,21 +309,3 @@ def _changed(before: Snapshot, after: Snapshot) -> tuple[tuple[str, ...], bool]:
         if name in after.tables[table].columns
     )
     return changed, rewrite
-
-
-def _of(hints: Hints, source: Snapshot, target: Snapshot, *, data: bool) -> Hints:
-    """The renames among the hints that happen between these two shapes: an `upgrade()` may do its work in pieces."""
-    tables = {old: new for old, new in hints.tables.items() if old in source.tables and new in target.tables}
-    columns = {}
-    for old, new in hints.columns.items():
-        table, _, column = old.rpartition(".")
-        here = next((one for one, other in tables.items() if other == table), table)
-        if (
-            here in source.tables
-            and table in target.tables
-            and column in source.tables[here].columns
-            and new in target.tables[table].columns
-        ):
-            columns[old] = new
-    kept = Hints(tables=tables, columns=columns, fill=hints.fill, place=hints.place, refresh=hints.refresh)
-    return replace(kept, before=hints.before, after=hints.after) if data else kept
