@@ -297,10 +297,10 @@ def _unchanged(connection: Connection, found: Way) -> None:
 
 def _close(database: Database, connection: Connection, talk: Talk, *, resume: bool) -> None:
     talk.say("Closing the database to writers; the processes of this install stop by themselves.")
+    fence.close(connection, resume=resume, tell=talk.say)
     # Our own idle connections are no processes to wait for.
     database.engine("kat_app").dispose()
     database.engine("kat_system").dispose()
-    fence.close(connection, resume=resume, tell=talk.say)
     end = time.monotonic() + LEAVE_SECONDS
     while True:
         with connection.begin():
