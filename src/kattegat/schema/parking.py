@@ -1,6 +1,6 @@
 """The SQL functions, kept in schema `parked`, that set rows aside, put values in place of others, and bring both back.
 
-A row or value is kept as an object of texts, column by column: the text form is what PostgreSQL itself reads back exactly,
+A row or value is kept as an object of texts, column by column: the text form is what PostgreSQL reads back exactly,
 whatever the type. Each call belongs to an entry, so that the way back finds what the way there has set aside.
 """
 

@@ -1,4 +1,4 @@
-"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form of the same name."""
+"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kattegat.schema import ddl
-from kattegat.schema.columns import hold_misfits
+from kattegat.schema.conversions import hold_misfits
 from kattegat.schema.draft import READ, REWRITE, Draft, away, either, home, note, plain, returned
 from kattegat.schema.ledger import Entry
 from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
@@ -299,8 +299,8 @@ def _home(name: str, entry: int, shape: Enum | Domain) -> list[str]:
 def exchange_type(
     draft: Draft, name: str, mine: Enum | Domain, theirs: Enum | Domain, columns: Iterable[tuple[str, str, Column]]
 ) -> None:
-    """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those that
-    are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
+    """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those
+    that are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
     old = draft.id()
     before = draft.entry("type", name, theirs)
     alike = before is not None and before.shape == plain(theirs)
