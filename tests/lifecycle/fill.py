@@ -80,14 +80,22 @@ class _Filler:
         self.used: set[str] = set()
 
     def fill(self) -> int:
+        before = self._count()
         wanted = min(ROWS, max([3, *(len(each) for each in self.candidates.values())]))
         made = sum(self._row(number) for number in range(wanted))
+        if before:
+            # What may be there once only is there.
+            return made
         if not made:
             raise NotFilledError(f"no row could be made for {self.name}")
         unused = self.candidates.keys() - self.used
         if unused:
             raise NotFilledError(f"no row of {self.name} has a value in {', '.join(sorted(unused))}")
         return made
+
+    def _count(self) -> int:
+        found = self.cursor.execute(f"SELECT count(*) FROM {_quoted(self.name)}".encode()).fetchone()
+        return int(str(found[0])) if found else 0
 
     def _row(self, number: int) -> bool:
         shift: dict[str, int] = {}

@@ -163,12 +163,10 @@ class Workshop:
                 undo_seconds=0.01,
             )
         )
-        return Plan(
-            source=before.fingerprint(),
-            target=after.fingerprint(),
-            steps=tuple(steps),
-            next_id=ledger.next_id(self._connection),
-        )
+        # The ids of what undoing would park are free again for the next revision: an upgrade that is undone takes its
+        # stored plans with it, and moves on past them all.
+        ledger.reserve(self._connection, back.next_id)
+        return Plan(source=before.fingerprint(), target=after.fingerprint(), steps=tuple(steps), next_id=back.next_id)
 
     # -- rendering ---------------------------------------------------------------------------------------------------
 
