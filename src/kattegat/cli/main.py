@@ -11,7 +11,7 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import backup, evidence, keys, lifecycle, look, parked, plugin, plugins, process, status, up
+from kattegat.cli import backup, evidence, keys, lifecycle, look, openkat, parked, plugin, plugins, process, status, up
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -26,7 +26,7 @@ for command in (scan, up.up, status.status, up.doctor, look.assets, look.asset, 
     app.command(command)
 for command in (lifecycle.upgrade, lifecycle.downgrade, lifecycle.finalize, lifecycle.history):
     app.command(command)
-for group in (evidence.app, backup.app, parked.app, keys.app, plugins.app, plugin.app, process.app):
+for group in (evidence.app, backup.app, parked.app, openkat.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 

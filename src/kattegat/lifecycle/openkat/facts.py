@@ -152,6 +152,7 @@ def chain(part: Part) -> tuple[str, ...]:
 
 # -- from facts to a snapshot ---------------------------------------------------------------------------------------
 
+_NEXT = re.compile(r"nextval\('(\w+)'")
 _TYPED = re.compile(r"::(\"?)(\w+)\1")
 _KEY = re.compile(r"\(([^()]*)\)")
 _FOREIGN = re.compile(r"FOREIGN KEY \((?P<here>[^)]*)\) REFERENCES (?P<table>[\w.\"]+)\((?P<there>[^)]*)\)")
@@ -207,6 +208,7 @@ def _table(facts: dict[str, Any], enums: set[str]) -> Table:
             not_null=kind.get("not_null", False),
             default=_expression(kind["default"], enums) if "default" in kind else None,
             identity=kind.get("identity", ""),
+            uses=tuple(f"public.{name}" for name in _NEXT.findall(kind.get("default", ""))),
         )
         for name, kind in facts["columns"].items()
     }
@@ -228,7 +230,7 @@ def _expression(text: str, enums: set[str]) -> str:
 
 def _read_by(text: str, columns: dict[str, Column]) -> tuple[str, ...]:
     words = set(re.findall(r"\w+", re.sub(r"'[^']*'(::\w+)?", "", text)))
-    return tuple(name for name in columns if name in words)
+    return tuple(sorted(name for name in columns if name in words))
 
 
 def _constraint(text: str, columns: dict[str, Column]) -> Constraint:
@@ -261,6 +263,7 @@ def _index(text: str, columns: dict[str, Column], enums: set[str]) -> Index:
         unique=text.startswith("CREATE UNIQUE"),
         keys=_keys(body.partition("(")[2].rpartition(")")[0]),
         predicate=predicate or None,
+        uses=tuple(f"public.{name}" for name in sorted(enums) if f"::public.{name}" in text),
     )
 
 

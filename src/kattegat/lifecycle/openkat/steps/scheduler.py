@@ -115,6 +115,14 @@ def _ids(table: str, which: str, column: str) -> tuple[tuple[str, ...], tuple[st
 _task_ids = _ids(TASKS, "t.status::text = 'QUEUED'", "[[public.tasks.organisation]]")
 _schedule_ids = _ids(SCHEDULES, "true", "[[public.schedules.organisation]]")
 
+# For an install that went up to 1.19 by itself: what it left is given the form that is read now.
+REPAIR = (
+    *(sql.replace("[[public.tasks.organisation]]", "organisation") for sql in _task_ids[1][:1]),
+    "DELETE FROM parked.openkat_scheduler_id WHERE older = newer",
+    *_task_ids[1][1:],
+    *_schedule_ids[1][1:],
+)
+
 HOPS = {
     "0002": Hop(
         fill={
