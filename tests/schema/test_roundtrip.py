@@ -142,9 +142,11 @@ def _alike(told: Any, value: str | None) -> bool:
 
 def there_and_back(place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], data: st.DataObject) -> None:
     with place.engine.connect() as connection:
+        connection.exec_driver_sql("SET ROLE kat_owner")
         ledger.install(connection)
         target = shape_of(connection, pair[1])
         scratch.make(connection, pair[0])
+        connection.exec_driver_sql("RESET ROLE")
         source = snapshot.read(connection)
         if source.other != target.other:
             return

@@ -23,13 +23,13 @@ def execute(connection: Connection, statements: Iterable[str]) -> None:
 
 
 def as_change(connection: Connection) -> None:
-    """The session settings of a change of release."""
-    execute(connection, ["SET search_path = ''", "SET kat.change = 'on'", "SET TimeZone = 'UTC'"])
+    """The session settings of a change of release, which is made by the owner: no superuser."""
+    execute(connection, ["SET ROLE kat_owner", "SET search_path = ''", "SET kat.change = 'on'", "SET TimeZone = 'UTC'"])
 
 
 def as_release(connection: Connection) -> None:
     """Those of a process of a release."""
-    execute(connection, ["RESET search_path", "SET kat.change = 'off'"])
+    execute(connection, ["RESET ROLE", "RESET search_path", "SET kat.change = 'off'"])
 
 
 def go(connection: Connection, plan: Plan) -> None:

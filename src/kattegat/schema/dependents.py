@@ -190,12 +190,20 @@ _EXCLUDE = re.compile(
 )
 
 
+# One element of it: a column (no expression), maybe with its collation, operator class and order.
+_ELEMENT = re.compile(
+    r'(?:^|, )("(?:[^"]|"")+"|\w+)(?: COLLATE \S+)?(?: [\w."]+_ops)?(?: ASC| DESC)?(?: NULLS \w+)?'
+    r" WITH (OPERATOR\([^)]*\)|[^\s,]+)"
+)
+
+
 def _aside_exclusion(draft: Draft, entry: int, table: str, shape: Constraint, why: str) -> list[str]:
     found = _EXCLUDE.match(shape.definition)
-    terms = re.findall(r"([\w\"]+)(?: [\w.\"]+_ops)? WITH ([^\s,]+)(?:, |$)", found.group(1)) if found else []
-    if found is None or not terms:
+    elements = list(_ELEMENT.finditer(found.group(1))) if found else []
+    if found is None or "".join(each.group(0) for each in elements) != found.group(1):
         draft.reasons.append(f"the exclusion constraint {shape.definition} of {table} can't be checked beforehand")
         return []
+    terms = [each.group(1, 2) for each in elements]
     clash = " AND ".join(f"o.{column} {operator} t.{column}" for column, operator in terms)
     within = f" AND {found.group(2)}" if found.group(2) else ""
     condition = (

@@ -11,8 +11,7 @@ from kattegat.schema.values import fill, place
 def allow_null(draft: Draft, table: str, name: str, shape: Column, *, parked: bool) -> None:
     """Drops NOT NULL. On the way back, rows that got no value meanwhile are given one, or are set aside."""
     entry = draft.id()
-    place, column = ddl.name(table), ddl.ident(name)
-    drop = f"ALTER TABLE {place} ALTER COLUMN {column} DROP NOT NULL"
+    drop = f"ALTER TABLE {ddl.name(table)} ALTER COLUMN {ddl.ident(name)} DROP NOT NULL"
     # Values given to rows of a parked column are not taken again: it had none for them to return to.
     again = [] if parked else [f"SELECT parked.restore({entry})", f"SELECT parked.take_back({entry})"]
     draft.add(
@@ -32,14 +31,13 @@ def forbid_null(draft: Draft, table: str, name: str, shape: Column, *, made: boo
     """Sets NOT NULL; rows without a value are given one, or are set aside."""
     entry = draft.id()
     count = draft.rows(table)
-    place, column = ddl.name(table), ddl.ident(name)
     give = _give(draft, entry, table, name, shape, recorded=not made, back=False)
     if made and shape.default is None and f"{table}.{name}" not in draft.hints.fill and draft.may_have_rows(table):
         draft.questions[f"{table}.{name}"] = f"what its rows shall hold in {name} ({shape.type}, never empty)"
     back = [] if made else [f"SELECT parked.restore({entry})", f"SELECT parked.take_back({entry})"]
     words = f"{name} of {table} may not be empty; rows that have no value are given one or set aside"
     undo_words = f"{name} of {table} may be empty again"
-    drop = f"ALTER TABLE {place} ALTER COLUMN {column} DROP NOT NULL"
+    drop = f"ALTER TABLE {ddl.name(table)} ALTER COLUMN {ddl.ident(name)} DROP NOT NULL"
     draft.add(
         "give values",
         f"{table}.{name}",
@@ -79,7 +77,7 @@ def _give(draft: Draft, entry: int, table: str, name: str, shape: Column, *, rec
         return [draft.set_aside(entry, table, condition, f"has no value in {name}")]
     key = draft.key(table)
     if recorded and key and name not in key:
-        return [place(table, key, name, condition, value, f"{name} may not be empty", entry)]
+        return [place(draft, entry, table, name, condition, value, f"{name} may not be empty")]
     if recorded:
         return [draft.set_aside(entry, table, condition, f"has no value in {name}")]
-    return [fill(table, name, condition, value)]
+    return [fill(draft, table, name, condition, value)]

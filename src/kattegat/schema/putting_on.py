@@ -137,7 +137,7 @@ def alter(draft: Draft, diff: Comparison) -> None:
 def values(draft: Draft, diff: Comparison) -> None:
     """Gives the values that the target needs: data steps, NOT NULL, defaults, identities, generated columns."""
     for step in draft.hints.after:
-        data_step(draft, step)
+        data_step(draft, step, parked=True)
     for path, values in sorted(draft.hints.place.items()):
         table, _, name = path.rpartition(".")
         if table in diff.common and name in diff.theirs.tables[table].columns:
@@ -150,6 +150,11 @@ def values(draft: Draft, diff: Comparison) -> None:
         if theirs.not_null and not mine.not_null:
             nulls.forbid_null(draft, table, name, theirs, made=False)
         elif mine.not_null and not theirs.not_null and not mine.identity:
+            nulls.allow_null(draft, table, name, mine, parked=False)
+    for table, name, mine, theirs in diff.still_computed():
+        if theirs.not_null and not mine.not_null:
+            nulls.forbid_null(draft, table, name, theirs, made=False)
+        elif mine.not_null and not theirs.not_null:
             nulls.allow_null(draft, table, name, mine, parked=False)
     for table, name, mine, theirs in diff.both():
         former = None if diff.default_goes(table, name) and mine.default is not None else mine.default

@@ -126,6 +126,19 @@ def _move_partitions(table: str, entry: int, *, away: bool) -> str:
     )
 
 
+def lift_row_security(draft: Draft, table: str) -> None:
+    """Lets the owner see every row of a table whose policies are forced on it."""
+    draft.add(
+        "lift row security",
+        table,
+        f"the policies of {table} do not hold for its owner while rows move",
+        [f"ALTER TABLE {ddl.name(table)} NO FORCE ROW LEVEL SECURITY"],
+        [f"ALTER TABLE {ddl.name(table)} FORCE ROW LEVEL SECURITY"],
+        undo_words=f"the policies of {table} hold for its owner too",
+        tables=[table],
+    )
+
+
 def alter_table(draft: Draft, table: str, mine: Table, theirs: Table, remade: Collection[str] = ()) -> None:
     """Owner, storage, row-level security and grants of a table that both sides have. Columns that are computed anew or
     parked bring their rights along."""

@@ -14,10 +14,10 @@ from kattegat.schema.shape import Column, Table
 from kattegat.schema.staying import stay, twin, twin_index
 
 
-def rename(draft: Draft, diff: Comparison) -> None:
+def rename(draft: Draft) -> None:
     """Renames what the hints say; everything that follows speaks of the new names."""
     for old, new in draft.hints.tables.items():
-        if new not in diff.mine.tables:
+        if new not in draft.source.tables:
             continue
         there, back = (
             [f"ALTER TABLE {ddl.name(one)} RENAME TO {ddl.ident(other.partition('.')[2])}"]
@@ -34,7 +34,7 @@ def rename(draft: Draft, diff: Comparison) -> None:
         )
     for path, new in draft.hints.columns.items():
         table, _, old = path.rpartition(".")
-        if table not in diff.mine.tables or new not in diff.mine.tables[table].columns:
+        if table not in draft.source.tables or new not in draft.source.tables[table].columns:
             continue
         place = ddl.name(table)
         there, back = (
@@ -169,4 +169,5 @@ def _bare(diff: Comparison, table: str, on: Table) -> Table:
         indexes=on.indexes,
         triggers=on.triggers,
         policies=on.policies,
+        forced=False,
     )
