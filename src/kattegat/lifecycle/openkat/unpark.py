@@ -9,29 +9,33 @@ Rows that still exist get back what they had; what has no place any more is repo
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 
-from msgspec import Struct
 from sqlalchemy import Connection
 
-from kattegat.lifecycle.openkat import facts, hops, place
+from kattegat.lifecycle.openkat import configurations, facts, hops, place, steps
+from kattegat.lifecycle.openkat.back import Back
 from kattegat.lifecycle.openkat.change import Install
 from kattegat.lifecycle.openkat.facts import Part
 from kattegat.lifecycle.openkat.hops import KIND, Done
 from kattegat.lifecycle.openkat.place import Place
+from kattegat.lifecycle.openkat.steps import scheduler
 from kattegat.schema import ddl, ledger, runs, watch
 from kattegat.schema.shape import Snapshot
 from kattegat.schema.steps import Plan
 
-
-class Back(Struct, frozen=True):
-    """One thing that was kept: how many of its rows are back, and how many are left parked or set aside."""
-
-    part: Part
-    what: str
-    back: int
-    left: int
-    words: str
+# What OpenKAT's own upgrade works out again from what the older release had, changes made there included.
+_DERIVED = frozenset(
+    {
+        "public.tasks.data",
+        "public.tasks.hash",
+        "public.tasks.priority",
+        "public.tasks.organisation",
+        "public.schedules.organisation",
+        "public.settings",
+    }
+)
 
 
 def everything(install: Install) -> list[Back]:
@@ -68,14 +72,32 @@ def _part(connection: Connection, where: Place) -> list[Back]:
 def _hop(connection: Connection, part: Part, hop: Done, shape: Snapshot) -> list[Back]:
     plan = runs.load(connection, hop.run).plan()
     made = _entries(connection, plan)
-    found = [_table(connection, part, entry, shape) for entry in made if entry.kind == "table"]
+    found: list[Back] = []
+    if part == "katalogus" and hop.source == "f9de6eb7824b":
+        found += configurations.put_back(connection, {entry.was: entry.now_is for entry in made})
+    for entry in [one for one in made if one.was in _DERIVED or (one.was in configurations.TABLES and found)]:
+        _drop(connection, entry)
+    made = [entry for entry in _entries(connection, plan) if entry.state == "parked"]
+    found += [_table(connection, part, entry, shape) for entry in made if entry.kind == "table"]
     found += [_column(connection, part, entry) for entry in made if entry.kind == "column"]
     for entry in made:
         if entry.kind == "watch":
             for statement in watch.end_watch(entry.was, entry.id):
                 _run(connection, statement)
     found += _aside(connection, part, plan)
+    if part == "scheduler" and hop.source == "0009":
+        for statement in scheduler.REPAIR:
+            _run(connection, statement)
     return [one for one in found if one.back or one.left]
+
+
+def _drop(connection: Connection, entry: ledger.Entry) -> None:
+    if entry.kind == "table":
+        _run(connection, f"DROP TABLE {ddl.name(entry.now_is)} CASCADE")
+    else:
+        table, column = entry.now_is.rpartition(".")[::2]
+        _run(connection, f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(column)} CASCADE")
+    _run(connection, f"SELECT parked.returned({entry.id})")
 
 
 def _entries(connection: Connection, plan: Plan) -> list[ledger.Entry]:
@@ -90,22 +112,35 @@ def _table(connection: Connection, part: Part, entry: ledger.Entry, shape: Snaps
         return Back(part, short, 0, _count(connection, kept), "its table is not there")
     held = shape.tables[table]
     old = [row[0] for row in _ask(connection, _COLUMNS, entry.now_is)]
-    both = [name for name in held.columns if name in old]
+    # Columns of it that were parked before the table was.
+    inner = {
+        one.was.rpartition(".")[2]: one
+        for one in ledger.entries(connection)
+        if one.kind == "column" and one.was.rpartition(".")[0] == table and one.now_is.rpartition(".")[2] in old
+    }
+    sources = {name: f"p.{ddl.ident(name)}" for name in held.columns if name in old}
+    for name, one in inner.items():
+        if name in held.columns:
+            sources[name] = f"p.{ddl.ident(one.now_is.rpartition('.')[2])}"
+            fill = _fill(part, one.was)
+            if fill is not None:
+                sources[name] = f"coalesce({sources[name]}, {fill})"
+    both = list(sources)
     key = next((one.columns for one in held.constraints.values() if one.kind == "primary key"), ())
     place_ = ddl.name(table)
     removed = 0
     same = " AND ".join(f"f.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in key) or "false"
-    for one in held.constraints.values():
+    for unique in held.constraints.values():
         # What a migration made up under the name of what was kept goes, and what refers to it follows its own rule.
-        if one.kind == "unique" and key and set(one.columns) <= set(both):
-            equal = " AND ".join(f"f.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in one.columns)
+        if unique.kind == "unique" and key and set(unique.columns) <= set(both):
+            equal = " AND ".join(f"f.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in unique.columns)
             removed += _run(
                 connection,
                 f"DELETE FROM {place_} AS f USING {kept} AS p WHERE {equal} AND NOT ({same})"
                 f" AND NOT EXISTS (SELECT 1 FROM {kept} AS q WHERE {same.replace('p.', 'q.')})",
             )
     listed = ", ".join(ddl.ident(name) for name in both)
-    values = ", ".join(f"p.{ddl.ident(name)}::text::{held.columns[name].type}" for name in both)
+    values = ", ".join(f"({sources[name]})::text::{held.columns[name].type}" for name in both)
     parents = "".join(
         f" AND ({' OR '.join(f'p.{ddl.ident(name)} IS NULL' for name in one.columns)} OR EXISTS (SELECT 1 FROM"
         f" {ddl.name(one.references or '')} AS r WHERE "
@@ -121,12 +156,12 @@ def _table(connection: Connection, part: Part, entry: ledger.Entry, shape: Snaps
     )
     if key:
         sets = ", ".join(
-            f"{ddl.ident(name)} = p.{ddl.ident(name)}::text::{held.columns[name].type}"
+            f"{ddl.ident(name)} = ({sources[name]})::text::{held.columns[name].type}"
             for name in both
             if name not in key
         )
         mine = ", ".join(f"f.{ddl.ident(name)}::text" for name in both)
-        theirs = ", ".join(f"p.{ddl.ident(name)}::text" for name in both)
+        theirs = ", ".join(f"({sources[name]})::text" for name in both)
         if sets:
             back += _run(
                 connection,
@@ -136,9 +171,20 @@ def _table(connection: Connection, part: Part, entry: ledger.Entry, shape: Snaps
     left = _count(connection, f"{kept} AS p WHERE NOT EXISTS (SELECT 1 FROM {place_} AS f WHERE {same})") if key else 0
     if left == 0:
         _run(connection, f"DROP TABLE {kept} CASCADE")
-        _run(connection, f"SELECT parked.returned({entry.id})")
+        gone = [entry, *inner.values()]
+        gone += [one for one in ledger.entries(connection) if one.kind == "watch" and one.was == table]
+        for one in gone:
+            _run(connection, f"SELECT parked.returned({one.id})")
     words = f"{removed} rows that the migration had made up are removed" if removed else "as they were"
     return Back(part, short, back, left, words)
+
+
+def _fill(part: Part, path: str) -> str | None:
+    """What a row without a value of its own has in a column, as an expression over alias p."""
+    for hop in steps.known(part).values():
+        if path in hop.fill:
+            return re.sub(r"\{(\w+)\}", lambda found: f"p.{ddl.ident(found[1])}", hop.fill[path])
+    return None
 
 
 def _column(connection: Connection, part: Part, entry: ledger.Entry) -> Back:
@@ -203,10 +249,11 @@ def forget(install: Install) -> None:
             for entry in ledger.entries(connection):
                 if entry.kind == "column":
                     table, column = entry.now_is.rpartition(".")[::2]
-                    _run(connection, f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(column)} CASCADE")
-                elif entry.kind == "watch":
-                    for statement in watch.end_watch(entry.was, entry.id):
-                        _run(connection, statement)
+                    _run(
+                        connection,
+                        f"ALTER TABLE IF EXISTS {ddl.name(table)} DROP COLUMN IF EXISTS {ddl.ident(column)} CASCADE",
+                    )
+            # The watches over rows go with their functions.
             _run(connection, "DROP SCHEMA parked CASCADE")
             _run(connection, "DROP SCHEMA lifecycle CASCADE")
 

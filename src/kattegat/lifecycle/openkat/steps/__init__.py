@@ -114,13 +114,19 @@ def newer_of(part: Part, one: str, other: str) -> str:
     return one if order.index(one) > order.index(other) else other
 
 
-def hop_of(part: Part, one: str, other: str, shapes: Mapping[str, Snapshot]) -> Hop:
-    """What is known of going between two neighbouring revisions, whichever way."""
+def known(part: Part) -> Mapping[str, Hop]:
+    """The hops of a part that need more than shapes, by the newer revision."""
     from kattegat.lifecycle.openkat.steps import bytes_, katalogus, rocky, scheduler
 
-    known = {"scheduler": scheduler.HOPS, "katalogus": katalogus.HOPS, "bytes": bytes_.HOPS, "rocky": rocky.HOPS}
+    return {"scheduler": scheduler.HOPS, "katalogus": katalogus.HOPS, "bytes": bytes_.HOPS, "rocky": rocky.HOPS}[part]
+
+
+def hop_of(part: Part, one: str, other: str, shapes: Mapping[str, Snapshot]) -> Hop:
+    """What is known of going between two neighbouring revisions, whichever way."""
+    from kattegat.lifecycle.openkat.steps import rocky
+
     newer = newer_of(part, one, other)
-    hop = known[part].get(newer, Hop())
+    hop = known(part).get(newer, Hop())
     if part == "rocky":
         hop = rocky.with_schema(newer, hop, shapes[newer])
     return hop
