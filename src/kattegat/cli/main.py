@@ -9,7 +9,7 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import evidence, look, plugin, plugins, process, up
+from kattegat.cli import evidence, look, pauses, plugin, plugins, process, runners, tasks, up
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -20,9 +20,13 @@ app = App(
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=""),
 )
-for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
+for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, tasks.tasks):
     app.command(command)
-for group in (evidence.app, plugins.app, plugin.app, process.app):
+app.command(tasks.run)
+app.command(pauses.pause)
+app.command(pauses.resume)
+app.command(pauses.listed, name="pauses")
+for group in (tasks.app, runners.app, evidence.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 
