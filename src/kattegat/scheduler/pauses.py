@@ -167,14 +167,15 @@ def follow(conn: Connection, by: str = "scheduler") -> list[int]:
 
 def tick(conn: Connection) -> list[int]:
     """Ends the pauses whose time is over, and has the tasks follow; for the scheduler, at each round."""
+    moved: list[int] = []
     for over in listed(conn):
         if (
             over.until is not None
             and conn.execute(text("SELECT until <= now() FROM pause WHERE id = :id"), {"id": over.id}).scalar()
         ):
             scope = Scope(over.level, over.group_id, over.organisation_id, over.scanner, over.asset_id)
-            resume(conn, scope, audit.SYSTEM, "its time is over")
-    return follow(conn)
+            moved += resume(conn, scope, audit.SYSTEM, "its time is over")
+    return [*moved, *follow(conn)]
 
 
 def _place(scope: Scope) -> dict[str, object]:
