@@ -7,7 +7,7 @@ class KattegatError(Exception):
     """Base of every error of ours. `str(error)` is one sentence for a person; subclasses carry the data as attributes.
 
     `exit_code` is what the `kat` command ends with when this error reaches it: 2 for wrong usage, 3 for a job that
-    could not be completed.
+    could not be completed, 4 where another release is needed.
     """
 
     exit_code = 3

@@ -36,6 +36,10 @@ def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def _optional_path(text: str) -> Path | None:
+    return _path(text) if text else None
+
+
 def _number(text: str) -> int:
     try:
         value = int(text)
@@ -72,6 +76,12 @@ def _database(text: str) -> str:
     return text
 
 
+def _upgrade(text: str) -> str:
+    if text not in ("", "auto"):
+        raise ValueError("it must be auto or nothing")
+    return text
+
+
 def default_data_dir() -> str:
     """/var/lib/kattegat for root (whose home other users can't enter, and PostgreSQL never runs as root)."""
     if os.geteuid() == 0:
@@ -84,6 +94,7 @@ SETTINGS: dict[str, Setting] = {
     for setting in (
         Setting("KAT_DATA_DIR", "", "Where this install keeps everything; /var/lib/kattegat for root.", _path),
         Setting("KAT_DATABASE_URL", "", "A PostgreSQL server (15 or newer) in place of the embedded one.", _database),
+        Setting("KAT_PG_BIN", "", "The folder with pg_dump and pg_restore; by default looked for.", _optional_path),
         Setting("KAT_LISTEN", "127.0.0.1", "The address that the web process listens on.", str),
         Setting("KAT_PORT", "8480", "The port that the web process listens on.", _port),
         Setting("KAT_DNS_SERVER", "", "The resolver to ask, ADDRESS[:PORT]; by default the machine's own.", str),
@@ -94,6 +105,7 @@ SETTINGS: dict[str, Setting] = {
         Setting("KAT_CONNECT_SECONDS", "5", "Seconds to wait for a connection.", _positive),
         Setting("KAT_SCAN_SECONDS", "300", "Seconds after which a scan is ended.", _positive),
         Setting("KAT_EVIDENCE_URL", "", "An object store for evidence (s3://...); by default a folder.", str),
+        Setting("KAT_UPGRADE", "", "auto: kat up takes an older database to its release, with a backup.", _upgrade),
         Setting("KAT_LOG", "warning", "What is logged: debug, info, warning or error.", _level),
     )
 }
@@ -104,6 +116,7 @@ class Settings(msgspec.Struct, frozen=True):
 
     data_dir: Path
     database_url: str
+    pg_bin: Path | None
     listen: str
     port: int
     dns_server: str
@@ -114,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True):
     connect_seconds: int
     scan_seconds: int
     evidence_url: str
+    upgrade: str
     log: str
 
 

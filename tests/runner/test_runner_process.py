@@ -34,7 +34,7 @@ from kattegat.model.evidence import Evidence, Part
 from kattegat.model.work import Claim, Heartbeat, Job, Jobs, Leases, Limits, Receipt, Result
 from kattegat.plugin import Fact, Found, Hostname, Net, hours, scanner
 from kattegat.registry import Plugin, Registry
-from kattegat.runner.door import Door, DoorAway
+from kattegat.runner.door import Door, DoorAway, DoorOtherRelease
 from kattegat.runner.limits import Rules
 from kattegat.runner.net import Shared
 from kattegat.runner.outbox import Outbox
@@ -309,7 +309,7 @@ def test_refused_result_is_told_without_its_evidence(tmp_path: Path, token: Path
             {"error": {"code": "unknown_token", "message": "No runner has this token."}},
             "No runner has this token.",
         ),
-        (409, {"error": {"code": "release", "message": "Install 1.0."}}, "Install 1.0."),
+        (409, {"error": {"code": "vantage", "message": "Registered for inside."}}, "Registered for inside."),
         (500, {}, "status 500"),
         (302, {}, "status 302"),
         (200, {"nonsense": 1}, "can't be read"),
@@ -328,6 +328,31 @@ def test_what_the_door_says_against_a_claim(tmp_path: Path, token: Path, status:
             await door.aclose()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("jobs", [0, 4], ids=["idle", "busy"])
+def test_a_runner_of_another_release_than_the_install_ends(tmp_path: Path, token: Path, jobs: int) -> None:
+    async def main() -> None:
+        counter = Counter(*(job(number, f"stuck{number}.test") for number in range(jobs)))
+
+        def answer(what: str, message: Any) -> tuple[int, Any] | None:
+            if what == "claim" and (message.most == 0 or not jobs):
+                return 409, {"error": {"code": "release", "message": "Install 1.0 on the runner."}}
+            return None
+
+        counter.answer = answer
+        path = tmp_path / "door.sock"
+        async with listening(counter, uds=str(path)):
+            door, outbox = Door(f"unix:{path}", token), Outbox(tmp_path / "spool")
+            runner = Runner(door, registry(), SETTINGS, Shared(Rules(), (), machine=()), outbox, name="r1")
+            with pytest.raises(DoorOtherRelease, match=r"Install 1\.0 on the runner\.") as raised:
+                await runner.run()
+            await door.aclose()
+            outbox.close()
+            assert raised.value.exit_code == 4
+
+    with structlog.testing.capture_logs():
+        asyncio.run(main())
 
 
 def test_token_is_read_anew(tmp_path: Path, token: Path) -> None:

@@ -29,7 +29,8 @@ def empty(server: server.Running) -> Iterator[Database]:
 
 def to(database: Database, revision: str) -> None:
     with database.engine("kat_owner").begin() as connection:
-        command.upgrade(migrate.config(connection), revision)
+        back = (migrate.current(connection) or "") > revision
+        (command.downgrade if back else command.upgrade)(migrate.config(connection), revision)
 
 
 def seed(conn: Connection) -> None:
@@ -70,14 +71,50 @@ def test_0002_gives_every_task_a_turn(empty: Database) -> None:
     to(empty, "0001")
     with empty.begin("kat_owner") as conn:
         partition.ensure(conn)
-    with empty.begin("kat_system") as conn:
+    with empty.begin("kat_owner") as conn:
         seed(conn)
         before = conn.execute(text("SELECT id, state, priority FROM task ORDER BY id")).all()
     to(empty, "0002")
-    with empty.begin("kat_system") as conn:
+    with empty.begin("kat_owner") as conn:
         assert conn.execute(text("SELECT id, state, priority FROM task ORDER BY id")).all() == before
         sweeps = conn.execute(
             text("SELECT organisation_id, turn FROM task WHERE kind = 'sweep' ORDER BY turn, organisation_id")
         ).all()
     assert [row.turn for row in sweeps] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert [row.organisation_id for row in sweeps[:2]] != [sweeps[0].organisation_id] * 2
+
+
+def test_0002_and_back_and_again(empty: Database) -> None:
+    to(empty, "0001")
+    with empty.begin("kat_owner") as conn:
+        partition.ensure(conn)
+        seed(conn)
+        before = rows(conn)
+    to(empty, "0002")
+    with empty.begin("kat_owner") as conn:
+        conn.execute(text("INSERT INTO pause (level, reason, set_by) VALUES ('install', 'why', 'piet')"))
+        conn.execute(text("UPDATE task SET state = 'paused' WHERE state = 'queued' AND kind = 'scan'"))
+        conn.execute(text("UPDATE runner SET drained_at = now(), drained_by = 'piet'"))
+    to(empty, "0001")
+    with empty.begin("kat_owner") as conn:
+        assert rows(conn) == before
+        assert conn.execute(text("SELECT to_regclass('public.pause')")).scalar_one() is None
+        # The older release goes on working: it ends tasks in its own way, and makes new ones.
+        conn.execute(text("UPDATE task SET state = 'done' WHERE state = 'queued' AND kind = 'sweep'"))
+        conn.execute(text("INSERT INTO task (kind) VALUES ('backup')"))
+    to(empty, "0002")
+    with empty.begin("kat_owner") as conn:
+        assert conn.execute(text("SELECT reason FROM pause")).scalar_one() == "why"
+        states = dict(
+            tuple(row) for row in conn.execute(text("SELECT kind || ' ' || state, count(*) FROM task GROUP BY 1"))
+        )
+        assert states["scan paused"] == 2
+        assert states["sweep done"] == 10
+        assert conn.execute(text("SELECT turn FROM task WHERE kind = 'backup'")).scalar_one() is not None
+
+
+def rows(conn: Connection) -> list[tuple[object, ...]]:
+    return [
+        tuple(row)
+        for row in conn.execute(text("SELECT id, kind, state, priority, run_after, reason FROM task ORDER BY id"))
+    ]

@@ -119,7 +119,6 @@ def test_autogenerate_finds_no_difference_from_the_tables_in_code(database: Data
         command.check(migrate.config(connection))
 
 
-@pytest.mark.skip(reason="the ways back of 0002 and later come with the parking operations")
 def test_down_to_nothing_and_up_again(database: Database) -> None:
     with database.engine("kat_owner").begin() as connection:
         command.downgrade(migrate.config(connection), "base")

@@ -18,10 +18,12 @@ from sqlalchemy import text
 from kattegat import registry, settings
 from kattegat.cli.supervise import Seat
 from kattegat.errors import KattegatError, UsageError
+from kattegat.lifecycle.backup import swap
 from kattegat.registry import Registry
 from kattegat.settings import Settings
 from kattegat.store import migrate, server
 from kattegat.store.database import Database, DatabaseUnreachableError, open_database
+from kattegat.store.release import WATCH_SECONDS
 
 DEFAULT_ORGANISATION = "default"
 DATABASE_SECONDS = 60.0
@@ -55,6 +57,7 @@ class Install:
         self.settings = settings_
         self.database = database
         self.started_server = started_server
+        self._checked = 0.0
 
     @property
     def registry(self) -> Registry:
@@ -95,6 +98,14 @@ class Install:
                 self.revive()
             time.sleep(0.5)
 
+    def check_release(self) -> None:
+        """To be called often: raises `WrongReleaseError` when the database has gone to another release meanwhile."""
+        if time.monotonic() - self._checked < WATCH_SECONDS:
+            return
+        with suppress(DatabaseUnreachableError):
+            self.database.check()
+        self._checked = time.monotonic()
+
     def check_room(self) -> None:
         """Raises `DiskFullError` when nothing more can be kept: no use in waiting for that to pass."""
         if shutil.disk_usage(self.settings.data_dir).free < LEAST_ROOM:
@@ -127,8 +138,12 @@ def actor() -> str:
 
 
 @contextmanager
-def opened(*, make: bool = False, progress: Callable[[str], None] | None = None) -> Iterator[Install]:
+def opened(
+    *, make: bool = False, any_release: bool = False, progress: Callable[[str], None] | None = None
+) -> Iterator[Install]:
     """The install of this environment. Only with `make` is a new one made; an older database is never migrated.
+
+    With `any_release` the database is left as it is, whatever release it is for.
 
     A server that this command started is stopped again when nothing else of the install runs.
     """
@@ -141,8 +156,11 @@ def opened(*, make: bool = False, progress: Callable[[str], None] | None = None)
     database = open_database(chosen, progress=progress)
     install = Install(chosen, database, started_server=started)
     try:
-        with _alone(chosen):
-            install.patiently(lambda: migrate.prepare(database))
+        # A restore that was killed between the swap of the databases and that of the files is ended first.
+        swap.settle(chosen, database)
+        if not any_release:
+            with _alone(chosen):
+                install.patiently(lambda: migrate.prepare(database))
         yield install
     finally:
         # Whoever has the seat, or is heard from, needs the server that we happened to find down.
@@ -169,6 +187,6 @@ def _alone(chosen: Settings) -> Iterator[None]:
 
 def _in_use(install: Install) -> bool:
     try:
-        return bool(install.live())
+        return install.database.changing() or bool(install.live())
     except KattegatError:
         return False

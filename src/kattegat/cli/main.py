@@ -1,4 +1,6 @@
-"""The `kat` command. Errors of ours end as one sentence on stderr and an exit code: 2 wrong usage, 3 not complete."""
+"""The `kat` command. Errors of ours end as one sentence on stderr and an exit code: 2 wrong usage, 3 not complete,
+4 another release is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,22 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import evidence, look, pauses, plugin, plugins, process, runners, tasks, up
+from kattegat.cli import (
+    backup,
+    evidence,
+    keys,
+    lifecycle,
+    look,
+    parked,
+    pauses,
+    plugin,
+    plugins,
+    process,
+    runners,
+    status,
+    tasks,
+    up,
+)
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -20,13 +37,17 @@ app = App(
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=""),
 )
-for command in (scan, up.up, up.status, up.doctor, look.assets, look.asset, look.findings, tasks.tasks):
+for command in (scan, up.up, status.status, up.doctor, look.assets, look.asset, look.findings, tasks.tasks):
+    app.command(command)
+for command in (lifecycle.upgrade, lifecycle.downgrade, lifecycle.finalize, lifecycle.history):
     app.command(command)
 app.command(tasks.run)
 app.command(pauses.pause)
 app.command(pauses.resume)
 app.command(pauses.listed, name="pauses")
-for group in (tasks.app, runners.app, evidence.app, plugins.app, plugin.app, process.app):
+for group in (tasks.app, runners.app):
+    app.command(group)
+for group in (evidence.app, backup.app, parked.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 

@@ -14,7 +14,9 @@ app = App(name="process", help="One process of the install, in the foreground.")
 
 
 @app.command
-def web(*, http: bool = True, socket: Path | None = None) -> int:
+def web(
+    *, http: bool = True, socket: Path | None = None, group: Annotated[bool, Parameter(negative="")] = False
+) -> int:
     """The web process: pages, health, and the door for runners.
 
     Parameters
@@ -23,10 +25,12 @@ def web(*, http: bool = True, socket: Path | None = None) -> int:
         Listen on KAT_LISTEN and KAT_PORT.
     socket
         Listen on this Unix socket too, for the runner of the same machine.
+    group
+        Let this process's group use that socket too: for a runner under a user of its own.
     """
     from kattegat.web import process as web_process
 
-    web_process.run(settings.load(), tcp=http, unix=socket)
+    web_process.run(settings.load(), tcp=http, unix=socket, group=group)
     return 0
 
 
@@ -54,3 +58,56 @@ def runner(*arguments: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> 
     from kattegat.runner import main as runner_main
 
     return runner_main.main(list(arguments))
+
+
+@app.command
+def prepare(
+    *,
+    token_file: Path | None = None,
+    runner: str = "local",
+    vantage: str = "internet",
+    group: Annotated[bool, Parameter(negative="")] = False,
+    wait: float = 60.0,
+) -> int:
+    """Makes what the processes need before their start: the schema in an empty database, the runner's token.
+
+    Never changes the schema of an older or newer database: it stops with the sentence that says what to type.
+
+    Parameters
+    ----------
+    token_file
+        Where the runner's token is kept; one that works is left as it is.
+    runner
+        The name of the runner that the token is for.
+    vantage
+        Where that runner scans from: internet, inside, dmz, ...
+    group
+        Let the group of this user read the token: for a runner under a user of its own.
+    wait
+        Seconds to wait for a database that does not answer yet.
+    """
+    from kattegat.cli import service
+
+    service.prepare(token_file, runner, vantage, group=group, wait=wait)
+    return 0
+
+
+@app.command
+def health(role: str, /, *, door: str = "", token_file: Path | None = None, ca_file: Path | None = None) -> int:
+    """Whether a process of this machine does its work: ends with 0, or with 3 and one sentence.
+
+    Parameters
+    ----------
+    role
+        web, scheduler, worker or runner.
+    door
+        For a runner: the door that it uses.
+    token_file
+        For a runner: the file with its token.
+    ca_file
+        For a runner: the only certificates to trust the door by.
+    """
+    from kattegat.cli import service
+
+    service.health(role, door, token_file, ca_file)
+    return 0

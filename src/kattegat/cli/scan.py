@@ -329,7 +329,8 @@ class Watcher:
         self._looked = 0.0
 
     def look(self) -> None:
-        """To be called often: starts what is missing."""
+        """To be called often: starts what is missing. Raises `WrongReleaseError` when the release was changed."""
+        self._install.check_release()
         if self._own is not None:
             self._own.look()
         elif time.monotonic() - self._looked > 5:

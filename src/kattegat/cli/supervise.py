@@ -15,6 +15,7 @@ from typing import IO
 
 from kattegat.errors import KattegatError
 from kattegat.settings import Settings
+from kattegat.store.release import EXIT_CODE, WrongReleaseError
 
 ROLES = ("web", "scheduler", "worker", "runner")
 STOP_SECONDS = 12.0
@@ -53,12 +54,19 @@ class Child:
         self.started_at = time.monotonic()
 
     def look(self, patience: int) -> None:
-        """Starts it again if it died; raises `ProcessesDiedError` after `patience` deaths in a row."""
+        """Starts it again if it died; raises `ProcessesDiedError` after `patience` deaths in a row.
+
+        One that has ended because another release is needed is not started again: raises `WrongReleaseError`.
+        """
         if self.process is None:
             if time.monotonic() >= self.start_at:
                 self.start()
             return
         code = self.process.poll()
+        if code == EXIT_CODE:
+            raise WrongReleaseError(
+                f"The {self.role} process has ended since another release of Kattegat is needed: {self._last_words()}"
+            )
         if code is None:
             if time.monotonic() - self.started_at > STEADY_SECONDS:
                 self.deaths = 0
@@ -68,6 +76,12 @@ class Child:
             raise ProcessesDiedError(self.role, code, self.log)
         self.process = None
         self.start_at = time.monotonic() + BACK_OFF_SECONDS[min(self.deaths, len(BACK_OFF_SECONDS)) - 1]
+
+    def _last_words(self) -> str:
+        with self.log.open("rb") as file:
+            file.seek(max(0, self.log.stat().st_size - 2000))
+            lines = file.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("kat: ").removeprefix("kat runner: ") if lines else f"its log is {self.log}."
 
     def close(self) -> None:
         """Closes the log."""

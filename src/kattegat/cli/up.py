@@ -1,4 +1,4 @@
-"""`kat up|status|doctor`: starting the whole install, and saying how it is."""
+"""`kat up|doctor`: starting the whole install, and saying what each part of it lacks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Annotated, Any, NamedTuple
 
 import httpx
 from cyclopts import Parameter
-from rich.console import Console
 from rich.text import Text
 from sqlalchemy import text
 
 from kattegat import registry, settings
+from kattegat.cli import lifecycle
 from kattegat.cli.install import Install, opened
 from kattegat.cli.output import emit, progress_console, table
 from kattegat.cli.scan import runner_token
 from kattegat.cli.supervise import ROLES, Seat, Supervisor
 from kattegat.errors import KattegatError, UsageError
 from kattegat.evidence import vault
-from kattegat.reports.terminal import moment
+from kattegat.lifecycle import keys
 from kattegat.runner import dns
 from kattegat.scheduler import beat, listing
 from kattegat.store import migrate, server
@@ -32,14 +32,6 @@ from kattegat.store import migrate, server
 Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
 
 LOCAL_RUNNER = text("SELECT name, seen_at, extract(epoch FROM now() - seen_at) AS seconds FROM runner ORDER BY name")
-COUNTS = text(
-    """
-    SELECT (SELECT count(*) FROM organisation) AS organisations,
-           (SELECT count(*) FROM asset WHERE present) AS assets,
-           (SELECT count(*) FROM finding WHERE state <> 'resolved') AS findings,
-           (SELECT count(*) FROM evidence) AS evidence
-    """
-)
 LIVE_SECONDS = 20.0
 READY_SECONDS = 60.0
 LITTLE_SPACE = 1024**3
@@ -58,6 +50,8 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
             raise UsageError(f"--port {port} is no port; it is 1 to 65535.")
         os.environ["KAT_PORT"] = str(port)
     console = progress_console()
+    if settings.load().upgrade == "auto":
+        lifecycle.automatic()
     with opened(make=True, progress=lambda said: console.print(said, style="dim")) as install:
         seat = Seat.take(install.settings)
         living = {role for role in ROLES if role in install.live()}
@@ -75,7 +69,10 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
                     console.print(
                         f"Kattegat is up at {address} (data in {install.settings.data_dir}). Ctrl-C stops it."
                     )
+                    if keys.recovery(install.settings.data_dir) is None:
+                        console.print("No recovery passphrase is set: kat keys recovery set", style="dim")
                 while not stopped:
+                    install.check_release()
                     supervisor.look(patience=1_000_000)
                     install.revive()
                     time.sleep(0.5)
@@ -131,54 +128,6 @@ def _wait_until_ready(supervisor: Supervisor, address: str, stopped: list[int]) 
                 f"The web process does not answer at {address}; its log in the data directory says why."
             )
         time.sleep(0.2)
-
-
-def status(*, json: Json = False) -> int:
-    """Says which release and revision this is, what runs, and how much there is."""
-    with opened() as install, install.database.begin("kat_system") as connection:
-        running = beat.running(connection)
-        runners = connection.execute(LOCAL_RUNNER).all()
-        counts = connection.execute(COUNTS).one()._asdict()
-        tasks = listing.counts(connection)
-        revision = migrate.current(connection)
-    document: dict[str, Any] = {
-        "release": beat.release(),
-        "revision": revision,
-        "data_dir": str(install.settings.data_dir),
-        "processes": [
-            {"role": entry.role, "host": entry.host, "pid": entry.pid, "release": entry.release}
-            | {"since": entry.started_at, "seen_at": entry.seen_at, "alive": entry.seconds < LIVE_SECONDS}
-            for entry in running
-        ],
-        "runners": [
-            {"name": row.name, "seen_at": row.seen_at, "alive": row.seconds is not None and row.seconds < LIVE_SECONDS}
-            for row in runners
-        ],
-        "counts": counts,
-        "tasks": [{"kind": kind, "state": state, "count": count} for (kind, state), count in sorted(tasks.items())],
-    }
-
-    def show(console: Console) -> None:
-        console.print(f"Kattegat {document['release']}, schema revision {revision}, data in {document['data_dir']}")
-        cells = [
-            (
-                entry["role"],
-                entry["host"],
-                entry["pid"],
-                moment(entry["since"]),
-                "alive" if entry["alive"] else "silent",
-            )
-            for entry in document["processes"]
-        ]
-        cells += [("runner", row["name"], "", "", "alive" if row["alive"] else "silent") for row in document["runners"]]
-        console.print(
-            table(["process", "host", "pid", "since (UTC)", ""], cells, empty="Nothing runs: kat up starts it.")
-        )
-        console.print(", ".join(f"{count:,} {name}" for name, count in counts.items()))
-        console.print(", ".join(f"{t['count']} {t['kind']} {t['state']}" for t in document["tasks"]), style="dim")
-
-    emit(document, json, show)
-    return 0
 
 
 class Part(NamedTuple):
@@ -242,6 +191,7 @@ def _inside() -> list[Part]:
             parts.append(Part("database", True, f"answers, schema revision {migrate.head()}"))
             parts += _processes(install)
             parts.append(_vault(install))
+            parts.append(_recovery(install))
     except KattegatError as problem:
         parts.append(Part("database", False, str(problem)))
     return parts
@@ -261,6 +211,16 @@ def _processes(install: Install) -> list[Part]:
     said = f"{dead} tasks gave up; kat tasks --state dead shows why" if dead else "no task has given up"
     found.append(Part("tasks", not dead, said))
     return found
+
+
+def _recovery(install: Install) -> Part:
+    try:
+        found = keys.recovery(install.settings.data_dir)
+    except KattegatError as problem:
+        return Part("recovery", False, str(problem))
+    if found is None:
+        return Part("recovery", False, "backups carry no keys while no passphrase is set: kat keys recovery set")
+    return Part("recovery", True, f"backups wrap the keys to key {found.key_id()}, set on {found.made_at[:10]}")
 
 
 def _vault(install: Install) -> Part:

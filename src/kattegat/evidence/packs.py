@@ -116,11 +116,12 @@ class Objects:
             for record in records[start:end]:
                 places.append(Place(name, offset, len(record)))
                 offset += len(record)
-            self._put(name, b"".join(records[start:end]))
+            self.put(name, b"".join(records[start:end]))
             start = end
         return places
 
-    def _put(self, name: str, content: bytes) -> None:
+    def put(self, name: str, content: bytes) -> None:
+        """Writes one object, durably; raises `StoreError`, also where there is one of this name."""
         try:
             obstore.put(self._store, name, content, mode="create")
             if self._folder is not None:

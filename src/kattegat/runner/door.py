@@ -28,6 +28,12 @@ class DoorRefused(KattegatError):  # noqa: N818
     """The door will not take this message, however often it is sent."""
 
 
+class DoorOtherRelease(KattegatError):  # noqa: N818
+    """The install behind the door is of another release, and takes nothing from this one."""
+
+    exit_code = 4  # as every process of ours that ends since another release is needed
+
+
 class Door:
     """A client of the door. `url` is `https://HOST[:PORT]` (with `ca_file`, only its certificates are trusted) or
     `unix:/PATH`. The token is read from its file for every message, so that it can be changed without a restart.
@@ -85,6 +91,8 @@ class Door:
         if not 200 <= status < 300:
             code, said = _error(response)
             sentence = f"The door answered a {what} with status {status}: {said}"
+            if status == 409 and code in ("release", "protocol"):
+                raise DoorOtherRelease(said)
             if status in (400, 413, 415, 422):
                 raise DoorRefused(sentence)
             raise DoorBusy(sentence) if code == "busy" else DoorAway(sentence)

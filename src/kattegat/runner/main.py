@@ -46,7 +46,9 @@ async def _run(given: argparse.Namespace, install: settings.Settings) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs until SIGTERM or SIGINT. Returns the exit code: 0 stopped, 2 wrong usage, 3 could not start."""
+    """Runs until SIGTERM or SIGINT. Returns the exit code: 0 stopped, 2 wrong usage, 3 could not start,
+    4 another release is needed.
+    """
     given = arguments().parse_args(argv)
     try:
         install = settings.load()

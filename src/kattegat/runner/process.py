@@ -107,7 +107,9 @@ class Runner:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await self._room.wait()
-                continue
+                        continue
+                # One that is busy asks for nothing, but still hears when the install is of another release by now.
+                free = 0
             try:
                 answer = await self._door.claim(self._claim(free))
             except (DoorAway, DoorRefused) as problem:

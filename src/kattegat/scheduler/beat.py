@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,12 +16,18 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, text
 
-BEAT_SECONDS = 5.0
+from kattegat.store.database import Database
+from kattegat.store.release import Watch, WrongReleaseError
+
+BEAT_SECONDS = 2.5
 FORGET_SECONDS = 86400.0
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A process as it last reported; `seconds` ago. One that was killed stays listed for a day, with its age."""
+    """A process as it last reported; `seconds` ago. One that was killed stays listed for a day, with its age.
+
+    `epoch` is what it writes with: another one than the database's, and it is of the time before a change of release.
+    """
 
     id: int
     role: str
@@ -30,6 +37,7 @@ class Running(msgspec.Struct, frozen=True):
     started_at: datetime
     seen_at: datetime
     seconds: float
+    epoch: int | None
     detail: dict[str, Any]
 
 
@@ -51,8 +59,8 @@ def start(conn: Connection, role: str, detail: Mapping[str, Any] | None = None) 
     )
     found = conn.execute(
         text(
-            "INSERT INTO process (role, host, pid, release, detail)"
-            " VALUES (:role, :host, :pid, :release, CAST(:detail AS jsonb)) RETURNING id"
+            "INSERT INTO process (role, host, pid, release, epoch, detail) VALUES (:role, :host, :pid, :release,"
+            " CAST(nullif(current_setting('kat.epoch', true), '') AS bigint), CAST(:detail AS jsonb)) RETURNING id"
         ),
         {
             "role": role,
@@ -80,11 +88,33 @@ def running(conn: Connection) -> list[Running]:
     found = conn.execute(
         text(
             "SELECT id, role, host, pid, release, started_at, seen_at,"
-            " CAST(extract(epoch FROM now() - seen_at) AS double precision) AS seconds, detail"
+            " CAST(extract(epoch FROM now() - seen_at) AS double precision) AS seconds, epoch, detail"
             " FROM process ORDER BY role, host, pid"
         )
     )
     return [Running(**row._mapping) for row in found]
+
+
+@contextmanager
+def right_release(
+    database: Database, stop: Callable[[], object], *, deadline: Callable[[WrongReleaseError], object] | None = None
+) -> Iterator[Watch]:
+    """Watches that the database stays with this release, and calls `stop` when it does not.
+
+    At the end that comes out as `WrongReleaseError`, whatever else ended the work. `deadline` as in `Watch`.
+    """
+    with Watch(database.check, stop, deadline=deadline) as watch:
+        try:
+            yield watch
+        finally:
+            watch.raise_if_wrong()
+
+
+def give_up(problem: WrongReleaseError) -> None:
+    """Ends this process, which is busy and may not write any more."""
+    sys.stderr.write(f"kat: {problem}\n")
+    sys.stderr.flush()
+    os._exit(problem.exit_code)
 
 
 @contextmanager

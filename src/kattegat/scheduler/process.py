@@ -18,6 +18,7 @@ from kattegat.scheduler import beat, catchup, dispatch, pauses, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
+from kattegat.store.release import WrongReleaseError
 
 ROLE = "scheduler"
 TICK_SECONDS = 1.0
@@ -101,7 +102,7 @@ class Scheduler:
 
 
 def serve(database: Database, stop: threading.Event, *, tick_seconds: float = TICK_SECONDS) -> None:
-    """Runs until `stop` is set. A database that does not answer is waited for."""
+    """Runs until `stop` is set. A database that does not answer is waited for, one of another release is not."""
     scheduler = Scheduler(database)
     listed: int | None = None
     beaten = 0.0
@@ -117,6 +118,8 @@ def serve(database: Database, stop: threading.Event, *, tick_seconds: float = TI
                     beaten = time.monotonic()
                 if leader.leads():
                     scheduler.tick()
+            except WrongReleaseError:
+                raise
             except (SQLAlchemyError, KattegatError) as problem:
                 log.error("the scheduler could not work", problem=str(problem).splitlines()[0])
             stop.wait(tick_seconds)
@@ -133,7 +136,10 @@ def run(settings: Settings) -> None:
     logs.to_stderr(settings.log, ROLE)
     database = open_database(settings)
     try:
-        with beat.stopped_by_signals() as stop:
+        with (
+            beat.stopped_by_signals() as stop,
+            beat.right_release(database, stop.set, deadline=beat.give_up),
+        ):
             serve(database, stop)
     finally:
         database.close()

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS lifecycle.journal (
     words text NOT NULL,
     sha256 text NOT NULL,
     state text NOT NULL DEFAULT 'pending',
+    back boolean NOT NULL DEFAULT false,
     started_at timestamptz,
     ended_at timestamptz,
     rows bigint,
@@ -78,7 +79,7 @@ CREATE TABLE IF NOT EXISTS parked.entry (
     was text NOT NULL,
     now_is text NOT NULL,
     shape jsonb NOT NULL,
-    made_by text NOT NULL DEFAULT current_setting('kat.change_of', true),
+    made_by text NOT NULL DEFAULT coalesce(current_setting('kat.change_of', true), ''),
     state text NOT NULL,
     parked_at timestamptz,
     returned_at timestamptz,
@@ -93,9 +94,10 @@ CREATE TABLE IF NOT EXISTS parked.touched (
     act "char" NOT NULL,
     key jsonb NOT NULL,
     contents jsonb,
+    open boolean NOT NULL DEFAULT true,
     at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
-CREATE UNIQUE INDEX IF NOT EXISTS touched_once ON parked.touched (entry, md5(key::text)) WHERE act = 'U';
+CREATE UNIQUE INDEX IF NOT EXISTS touched_once ON parked.touched (entry, md5(key::text)) WHERE act = 'U' AND open;
 CREATE INDEX IF NOT EXISTS touched_entry ON parked.touched (entry);
 -- Rows (column_name NULL) and single values that the schema in force can't hold.
 CREATE TABLE IF NOT EXISTS parked.quarantine (
@@ -144,9 +146,9 @@ def present(connection: Connection) -> bool:
 
 
 def entries(connection: Connection) -> list[Entry]:
-    """All that is parked now, oldest first."""
+    """All that is parked now, in the order in which it was."""
     rows = connection.execute(
-        text("SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY id")
+        text("SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY parked_at, id")
     )
     return [msgspec.convert(dict(row._mapping), Entry) for row in rows]
 

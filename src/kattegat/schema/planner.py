@@ -1,43 +1,28 @@
-"""The way from one shape to another that loses nothing."""
+"""The way from one shape to another that loses nothing.
+
+The order is that of a careful removal: what hangs on things comes off, things that the target does not know are parked,
+what it needs is made or comes back, values follow, and what hangs on things is put on again, last of all what others see.
+Every step is exactly reversed by its undo, so the way back is the same list read from its end.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct, field
-
 from kattegat.errors import KattegatError
+from kattegat.schema.draft import Draft
+from kattegat.schema.hints import DataStep, Hints, Refresh
 from kattegat.schema.ledger import Entry
+from kattegat.schema.renaming import renamed
 from kattegat.schema.shape import Snapshot
 from kattegat.schema.steps import Plan
+from kattegat.schema.way import Way
 
-
-class DataStep(Struct, frozen=True):
-    """SQL of one's own in both directions: what no shape tells. Runs with the parked columns and tables still named as
-    the source names them (`before`), or with the target's shape whole but for its constraints (`after`)."""
-
-    words: str
-    do: tuple[str, ...]
-    undo: tuple[str, ...] = ()
-    undo_words: str = ""
-    tables: tuple[str, ...] = ()
-
-
-class Hints(Struct, frozen=True):
-    """What shapes can't tell. Names are qualified: `public.task`, `public.task.note`."""
-
-    tables: dict[str, str] = field(default_factory=dict)  # renamed: source table -> target table
-    columns: dict[str, str] = field(default_factory=dict)  # renamed: `target table.source column` -> target column
-    fill: dict[str, str] = field(default_factory=dict)  # target column -> SQL for rows that have no value and need one
-    place: dict[str, dict[str, str]] = field(
-        default_factory=dict
-    )  # target column -> {value it can't hold: put instead}
-    before: tuple[DataStep, ...] = ()
-    after: tuple[DataStep, ...] = ()
+__all__ = ["AnswerNeededError", "CannotPlanError", "DataStep", "Hints", "Refresh", "plan"]
 
 
 class CannotPlanError(KattegatError):
-    """No plan that loses nothing is known; `reasons` says why, one sentence each."""
+    """No plan that loses nothing is known; `reasons` says why, one clause each."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = tuple(reasons)
@@ -45,13 +30,12 @@ class CannotPlanError(KattegatError):
 
 
 class AnswerNeededError(KattegatError):
-    """The shapes leave open what the rows should hold; `questions` maps `public.task.note` to what has to be known."""
+    """The shapes leave open what rows should hold; `questions` maps `public.task.note` to what has to be known."""
 
     def __init__(self, questions: Mapping[str, str]) -> None:
         self.questions = dict(questions)
-        super().__init__(
-            "The plan needs answers: " + "; ".join(f"{name}: {what}" for name, what in questions.items()) + "."
-        )
+        asked = "; ".join(f"{name}: {what}" for name, what in questions.items())
+        super().__init__(f"The plan needs answers: {asked}.")
 
 
 def plan(
@@ -59,12 +43,20 @@ def plan(
     target: Snapshot,
     *,
     parked: Sequence[Entry] = (),
-    hints: Hints = Hints(),  # noqa: B008 - frozen
+    hints: Hints | None = None,
     rows: Mapping[str, int] | None = None,
     first_id: int = 1,
 ) -> Plan:
-    """Steps from `source` to `target`. `rows` are estimates per table; `first_id` the first free id for what is parked.
+    """Steps from `source` to `target`.
 
-    Raises `CannotPlanError` or `AnswerNeededError`.
+    `parked` is what lies in the ledger, to be brought back where the target knows it; `rows` are estimates per table (0:
+    known to be empty; missing: unknown); `first_id` is the first free id. Raises `CannotPlanError` or `AnswerNeededError`.
     """
-    raise NotImplementedError
+    given = hints or Hints()
+    draft = Draft(renamed(source, given.tables, given.columns), target, parked, given, rows or {}, first_id)
+    Way(draft).go()
+    if draft.reasons:
+        raise CannotPlanError(draft.reasons)
+    if draft.questions:
+        raise AnswerNeededError(draft.questions)
+    return draft.plan(source)

@@ -54,6 +54,7 @@ class Plan(Struct, frozen=True, omit_defaults=True):
     source: str  # fingerprint of the shape it starts from
     target: str
     steps: tuple[Step, ...] = ()
+    next_id: int = 1  # ids below it are taken once the plan is run or stored
     format: int = FORMAT
 
     def document(self) -> bytes:
@@ -74,6 +75,7 @@ class Plan(Struct, frozen=True, omit_defaults=True):
             source=self.target,
             target=self.source,
             steps=tuple(reversed([_reverse(step) for step in self.steps])),
+            next_id=self.next_id,
             format=self.format,
         )
 

@@ -2,6 +2,9 @@
 
 Three roles: `kat_owner` owns the tables and migrates, `kat_app` is held to the organisations named in its transaction
 by row-level security, `kat_system` (queue, sweeps, ingest) passes it.
+
+A `Database` learns the epoch of the fence once, together with the check that the database is for this release, and says
+it in every transaction: what a process writes after a change of release is refused by the database itself.
 """
 
 from __future__ import annotations
@@ -11,17 +14,25 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from kattegat.errors import KattegatError
+from kattegat.schema import fence
 from kattegat.settings import Settings
-from kattegat.store import server
+from kattegat.store import release, server
+from kattegat.store.release import WrongReleaseError
 
 Role = Literal["kat_owner", "kat_app", "kat_system"]
 ROLES: tuple[Role, ...] = ("kat_owner", "kat_app", "kat_system")
 DATABASE = "kattegat"
+REFUSAL = text("SELECT lifecycle.refusal(:epoch, :given)")
 MINIMUM = 150000
+ORGANISATIONS = "kat_organisations"
+# By its text, since it is sent for every transaction: psycopg prepares it, and no layer above has to compile it.
+SAY = "SELECT set_config('kat.epoch', %s, true), set_config('kat.organisations', %s, true)"
+# A pooler may hand us a session that another of our roles has used.
+SAY_ROLE = SAY + ", set_config('role', %s, true)"
 
 
 class DatabaseUnreachableError(KattegatError):
@@ -40,6 +51,7 @@ class Database:
         self._conninfo = conninfo
         self._login = login
         self._engines: dict[Role, Engine] = {}
+        self._epoch: int | None = None
 
     @classmethod
     def embedded(cls, running: server.Running) -> Database:
@@ -74,24 +86,102 @@ class Database:
                     cursor.execute("SET TIME ZONE 'UTC'")
                     if not self._login:
                         cursor.execute(f"SET ROLE {role}")
+                        # A pooler hands each transaction to any server process, which knows none of our statements.
+                        cursor.execute("SELECT pg_backend_pid()")
+                        if cursor.fetchone() != (connection.info.backend_pid,):
+                            connection.prepare_threshold = None
                 connection.commit()
+
+            @event.listens_for(engine, "begin")
+            def say(connection: Connection) -> None:
+                self._say(connection, role)
+
+            @event.listens_for(engine, "handle_error")
+            def translate(context: ExceptionContext) -> None:
+                if getattr(context.original_exception, "sqlstate", None) == fence.WRONG:
+                    raise WrongReleaseError(_first_line(context.original_exception)) from None
 
             self._engines[role] = engine
         return self._engines[role]
+
+    def _say(self, connection: Connection, role: Role) -> None:
+        """Tells the server at the begin of a transaction what it is allowed by: epoch and organisations."""
+        options = connection.get_execution_options()
+        if options.get("isolation_level") == "AUTOCOMMIT":
+            return
+        epoch = connection.info.get(fence.INFO)
+        if epoch is None:
+            try:
+                epoch = self.learn(role)
+            except WrongReleaseError:
+                # The owner may look, and change the release; without an epoch it writes to no table.
+                if role != "kat_owner":
+                    raise
+        values = ["" if epoch is None else str(epoch), options.get(ORGANISATIONS, "")]
+        if not self._login:
+            values.append(role)
+        driver = connection.connection.driver_connection
+        if driver is None:
+            return
+        driver.execute(SAY if self._login else SAY_ROLE, values)
+
+    def learn(self, role: Role = "kat_system") -> int | None:
+        """The epoch that this process writes with: learned once. None while the database is empty.
+
+        Raises `WrongReleaseError` if the database is for another release, or its release is being changed.
+        """
+        if self._epoch is None:
+            # The owner asks as itself: its login may be all that there is.
+            with self._asking("kat_owner" if role == "kat_owner" else "kat_system") as connection:
+                self._epoch = release.learn(connection)
+        return self._epoch
+
+    def check(self) -> None:
+        """Raises `WrongReleaseError` if the release of the database is no longer the one that was learned.
+
+        Writes nothing, and waits for no lock.
+        """
+        known = self.learn()
+        if known is None:
+            return
+        with self._asking("kat_system") as connection:
+            now = fence.epoch(connection)
+            if now == known:
+                return
+            if now % 2:
+                raise release.ChangeUnderWayError
+            said = connection.execute(REFUSAL, {"epoch": now, "given": str(known)}).scalar_one()
+        raise WrongReleaseError(said)
+
+    def changing(self) -> bool:
+        """Whether a change of release holds this database."""
+        with self._asking("kat_system") as connection:
+            return fence.present(connection) and fence.state(connection).change is not None
+
+    @contextmanager
+    def _asking(self, role: Role) -> Iterator[Connection]:
+        """A connection that says no epoch, each statement with a snapshot of its own."""
+        try:
+            with self.engine(role).connect() as pooled:
+                yield pooled.execution_options(isolation_level="AUTOCOMMIT")
+        except OperationalError as problem:
+            raise _unreachable(problem) from problem
 
     @contextmanager
     def begin(self, role: Role, organisations: Iterable[int] = ()) -> Iterator[Connection]:
         """A transaction as the role, seeing these organisations (for `kat_app`; unset means no rows)."""
         try:
-            with self.engine(role).begin() as connection:
-                if role == "kat_app":
-                    see(connection, organisations)
-                yield connection
+            with self.engine(role).connect() as pooled:
+                listed = _listed(organisations) if role == "kat_app" else ""
+                connection = pooled.execution_options(**{ORGANISATIONS: listed})
+                with connection.begin():
+                    yield connection
+        except psycopg.OperationalError as problem:
+            # From what is said at the begin, which goes past SQLAlchemy.
+            raise _unreachable(problem) from problem
         except OperationalError as problem:
             if problem.connection_invalidated or isinstance(problem.orig, psycopg.OperationalError):
-                raise DatabaseUnreachableError(
-                    f"The database does not answer ({_first_line(problem.orig)}); `kat doctor` says what to do."
-                ) from problem
+                raise _unreachable(problem.orig) from problem
             raise
 
     def close(self) -> None:
@@ -103,8 +193,13 @@ class Database:
 
 def see(connection: Connection, organisations: Iterable[int]) -> None:
     """Limits this transaction of `kat_app` to the rows of these organisations."""
-    listed = ",".join(str(int(organisation)) for organisation in organisations)
-    connection.execute(text("SELECT set_config('kat.organisations', :listed, true)"), {"listed": listed})
+    connection.execute(
+        text("SELECT set_config('kat.organisations', :listed, true)"), {"listed": _listed(organisations)}
+    )
+
+
+def _listed(organisations: Iterable[int]) -> str:
+    return ",".join(str(int(organisation)) for organisation in organisations)
 
 
 def open_database(settings: Settings, *, progress: Any = None) -> Database:
@@ -128,6 +223,11 @@ def _check_version(database: Database) -> None:
         raise DatabaseTooOldError(
             f"The server at KAT_DATABASE_URL is PostgreSQL {version // 10000}, and Kattegat needs 15 or newer."
         )
+
+
+def _unreachable(problem: BaseException | None) -> DatabaseUnreachableError:
+    said = _first_line(problem.orig if isinstance(problem, OperationalError) else problem)
+    return DatabaseUnreachableError(f"The database does not answer ({said}); `kat doctor` says what to do.")
 
 
 def _first_line(problem: BaseException | None) -> str:

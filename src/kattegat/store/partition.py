@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, text
 
+from kattegat.schema import fence
 from kattegat.store.tables import PARTITIONED
 
 MONTHS_AHEAD = 3
@@ -23,11 +24,15 @@ def ensure(connection: Connection, *, today: date | None = None) -> list[str]:
         connection.execute(text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")).scalars()
     )
     made: list[str] = []
+    fenced = fence.present(connection)
     for table in PARTITIONED:
         for offset in range(-1, MONTHS_AHEAD + 1):
             start, end = _month(day, offset), _month(day, offset + 1)
             name = f"{table}_{start:%Y_%m}"
             if name not in have:
+                if fenced and not made:
+                    # No trigger sees a table being made.
+                    fence.hold(connection)
                 connection.execute(
                     text(
                         f"CREATE TABLE IF NOT EXISTS {name} PARTITION OF {table}"
@@ -35,4 +40,6 @@ def ensure(connection: Connection, *, today: date | None = None) -> list[str]:
                     )
                 )
                 made.append(name)
+    if made and fenced:
+        fence.install(connection, made)
     return made

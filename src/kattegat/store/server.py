@@ -314,6 +314,9 @@ def _make_roles_and_database(running: Running) -> None:
                 verifier = connection.pgconn.encrypt_password(password, role.encode(), b"scram-sha-256").decode()
                 statement = sql.SQL("CREATE ROLE {} LOGIN {} PASSWORD {}")
                 connection.execute(statement.format(sql.Identifier(role), sql.SQL(rights), sql.Literal(verifier)))
+        if not connection.execute("SELECT pg_has_role('kat_owner', 'pg_signal_backend', 'MEMBER')").fetchall()[0][0]:
+            # A change of release ends the sessions of processes that do not end by themselves.
+            connection.execute("GRANT pg_signal_backend TO kat_owner")
         name = sql.Identifier(DATABASE)
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchall():
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER kat_owner").format(name))

@@ -206,6 +206,7 @@ process = Table(
     _text("release"),
     _time("started_at", null=False, now=True),
     _time("seen_at", null=False, now=True),
+    Column("epoch", BigInteger),
     _json("detail"),
     PrimaryKeyConstraint("id"),
 )

@@ -10,6 +10,7 @@ from litestar.exceptions import HTTPException
 
 from kattegat.errors import KattegatError, UsageError
 from kattegat.store.database import DatabaseUnreachableError
+from kattegat.store.release import WrongReleaseError
 
 log = structlog.get_logger()
 
@@ -50,6 +51,8 @@ def on_our_error(_: Request[Any, Any, Any], problem: KattegatError) -> Response[
         return _answer(400, "bad_request", str(problem))
     log.error("a request failed", problem=str(problem))
     code = "database_away" if isinstance(problem, DatabaseUnreachableError) else "unavailable"
+    if isinstance(problem, WrongReleaseError):
+        code = "release_changed"
     return _answer(503, code, str(problem))
 
 

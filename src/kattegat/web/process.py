@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import threading
@@ -19,7 +20,7 @@ from kattegat.errors import KattegatError
 from kattegat.evidence import vault as vaults
 from kattegat.scheduler import beat, job
 from kattegat.settings import Settings
-from kattegat.store.database import Database, open_database
+from kattegat.store.database import Database, DatabaseUnreachableError, open_database
 from kattegat.web.app import create_app
 
 ROLE = "web"
@@ -60,8 +61,11 @@ def listen_tcp(address: str, port: int) -> socket.socket:
     return made
 
 
-def listen_unix(path: Path) -> socket.socket:
-    """A listening Unix socket that only its owner can use; a left-over one is replaced, one in use is an error."""
+def listen_unix(path: Path, *, group: bool = False) -> socket.socket:
+    """A listening Unix socket that only its owner can use; a left-over one is replaced, one in use is an error.
+
+    With `group` its group can use it too: a runner under a user of its own.
+    """
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
         raise ListenError(f"The path {path} is too long for a socket; use a shorter KAT_DATA_DIR.")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -76,7 +80,7 @@ def listen_unix(path: Path) -> socket.socket:
             raise ListenError(f"Another web process listens on {path}; end it first.")
         made.close()
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
+    mask = os.umask(0o117 if group else 0o177)
     try:
         made.bind(str(path))
     except OSError as problem:
@@ -107,25 +111,32 @@ def run(
     *,
     tcp: bool = True,
     unix: Path | None = None,
+    group: bool = False,
     options: job.Options = job.in_force,
     ready: Callable[[], None] | None = None,
 ) -> None:
-    """The process: until SIGTERM or SIGINT. `ready` is called when the sockets are open."""
+    """The process: until SIGTERM or SIGINT. `ready` is called when the sockets are open.
+
+    With `group` the group of this process can use the Unix socket too.
+    """
     logs.to_stderr(settings.log, ROLE)
     database = open_database(settings)
     sockets: list[socket.socket] = []
     stop = threading.Event()
+    with suppress(DatabaseUnreachableError):
+        database.learn()
     beating = threading.Thread(target=_beat, args=(database, stop), name="beat", daemon=True)
     try:
         if tcp:
             sockets.append(listen_tcp(settings.listen, settings.port))
         if unix is not None:
-            sockets.append(listen_unix(unix))
+            sockets.append(listen_unix(unix, group=group))
         web = server(database, settings, options=options)
         beating.start()
         if ready is not None:
             ready()
-        with beat.on_signals(lambda: setattr(web, "should_exit", True)):
+        leave = functools.partial(setattr, web, "should_exit", True)
+        with beat.on_signals(leave), beat.right_release(database, leave, deadline=beat.give_up):
             web.run(sockets=sockets)
     finally:
         stop.set()

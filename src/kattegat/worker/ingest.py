@@ -34,6 +34,7 @@ from kattegat.scheduler import dispatch, job, plan, queue, scans
 from kattegat.scheduler.dispatch import Ran
 from kattegat.scheduler.queue import LEASE_SECONDS, Ending, Task
 from kattegat.store.database import Database, DatabaseUnreachableError
+from kattegat.store.release import WrongReleaseError
 from kattegat.worker.sandbox import Sandbox
 
 BATCH = 50
@@ -167,7 +168,7 @@ class Ingest:
             return
         try:
             self._write(ready)
-        except DatabaseUnreachableError:
+        except (DatabaseUnreachableError, WrongReleaseError):
             raise
         except Exception as problem:
             if len(ready) > 1 or isinstance(problem, LeaseLostError):
@@ -178,7 +179,7 @@ class Ingest:
         for entry in ready:
             try:
                 self._write([entry])
-            except DatabaseUnreachableError:
+            except (DatabaseUnreachableError, WrongReleaseError):
                 raise
             except LeaseLostError:
                 log.warning("a result is dropped: its lease was lost", task=entry.task.id)
@@ -240,7 +241,7 @@ class Ingest:
                 evidence_id=payload.get("evidence_id"),
             )
             return self._parsed(report, report.asset) if report.outcome == "ok" else report
-        except DatabaseUnreachableError:
+        except (DatabaseUnreachableError, WrongReleaseError):
             raise
         except (KattegatError, KeyError, ValueError, TypeError, SQLAlchemyError) as problem:
             return _told(problem)
@@ -323,7 +324,7 @@ class Ingest:
                 with conn.begin_nested():
                     failed = unmeasured - judged
                     self._evaluator(conn, organisation_id, failed, self._registry, now, failed)
-            except SQLAlchemyError:
+            except (SQLAlchemyError, WrongReleaseError):
                 raise
             except Exception as problem:
                 # That the scan failed must get into its source, also when it is the checks that are broken.

@@ -22,6 +22,7 @@ from kattegat.scheduler import beat, job, plan, queue, scans
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
+from kattegat.store.release import WrongReleaseError
 from kattegat.worker.ingest import Evaluator, Ingest, Planner, evaluate, plan_as_chosen
 from kattegat.worker.sandbox import Sandbox
 
@@ -48,6 +49,8 @@ class Chore:
         more = None
         try:
             more = self._act()
+        except WrongReleaseError:
+            raise
         except (SQLAlchemyError, KattegatError) as problem:
             log.error("a chore failed", chore=self.name, problem=str(problem).splitlines()[0])
         except Exception as problem:
@@ -129,7 +132,9 @@ class Worker:
 
 
 def serve(worker: Worker, database: Database, stop: threading.Event) -> None:
-    """Runs until `stop` is set; a batch under way is finished first. A database that is away is waited for."""
+    """Runs until `stop` is set; a batch under way is finished first. A database that is away is waited
+    for, one of another release is not.
+    """
     listed: int | None = None
     beaten = 0.0
     wait = IDLE_SECONDS
@@ -146,6 +151,8 @@ def serve(worker: Worker, database: Database, stop: threading.Event) -> None:
                 beaten = time.monotonic()
             done = worker.step()
             wait = IDLE_SECONDS
+        except WrongReleaseError:
+            raise
         except (SQLAlchemyError, KattegatError) as problem:
             log.error("the worker could not work", problem=str(problem).splitlines()[0])
             wait = min(wait * 2, LONGEST_WAIT_SECONDS)
@@ -166,7 +173,11 @@ def run(settings: Settings) -> None:
     registry = registries.load()
     database = open_database(settings)
     try:
-        with beat.stopped_by_signals() as stop, Sandbox(registry) as sandbox:
+        with (
+            beat.stopped_by_signals() as stop,
+            beat.right_release(database, stop.set, deadline=beat.give_up),
+            Sandbox(registry) as sandbox,
+        ):
             serve(Worker(database, vaults.open_vault(settings), registry, sandbox), database, stop)
     finally:
         database.close()

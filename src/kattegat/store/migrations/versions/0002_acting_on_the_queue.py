@@ -9,10 +9,16 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
+from kattegat.schema.hints import Hints
+from kattegat.schema.operations import way_back
+
 revision = "0002"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
+
+# An older release knows no pause: it runs what was paused.
+hints = Hints(place={"public.task.state": {"paused": "queued"}})
 
 # Fixed here for good: what a later release allows comes with a revision of its own.
 STATES = "'queued', 'leased', 'paused', 'done', 'failed', 'dead', 'cancelled'"
@@ -165,4 +171,5 @@ def _states() -> None:
 
 
 def downgrade() -> None:
-    """Back: the stored way back of this revision (`way_back()`), which parks what 0001 does not know."""
+    """Back, by the plan that was stored when this revision was applied."""
+    way_back(revision)

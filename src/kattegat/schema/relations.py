@@ -1,0 +1,375 @@
+"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from kattegat.schema import ddl
+from kattegat.schema.columns import hold_misfits
+from kattegat.schema.draft import READ, REWRITE, Draft, away, either, home, note, plain, returned
+from kattegat.schema.ledger import Entry
+from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def park_table(draft: Draft, table: str, shape: Table) -> None:
+    """Moves a table that the target does not know to schema `parked`, whole, with its keys and indexes."""
+    entry = draft.ids[table]
+    draft.add(
+        "park table",
+        table,
+        f"{table} is parked: every row is kept, out of sight of an older release",
+        _park_table(table, entry, shape),
+        _back_table(table, entry, shape),
+        undo_words=f"{table} comes back with every row",
+        tables=[table],
+        loss="parked",
+    )
+
+
+def make_table(draft: Draft, table: str, shape: Table) -> None:
+    """Makes a table with its columns; once it has been parked on the way back, it is brought back instead."""
+    entry = draft.ids[table]
+    # What else a table has is put on and taken off by steps of its own, on the way back before this one.
+    bare = msgspec.structs.replace(shape, constraints={}, indexes={}, triggers={}, policies={})
+    make = [ddl.create_table(table, bare), *([ddl.set_owner(table, "table", shape.owner)] if shape.owner else [])]
+    make += ddl.table_grants(table, Table(columns={}), shape)
+    draft.add(
+        "make table",
+        table,
+        f"{table} is made",
+        [either(entry, _back_table(table, entry, bare), make)],
+        _park_table(table, entry, bare),
+        undo_words=f"{table} is parked: every row is kept",
+        tables=[table],
+        loss="made",
+    )
+
+
+def bring_back_table(draft: Draft, table: str, before: Entry, shape: Table) -> None:
+    """Brings back a table that an earlier change has parked, as it was then."""
+    draft.add(
+        "bring back table",
+        table,
+        f"{table} comes back with every row",
+        _back_table(table, before.id, shape),
+        _park_table(table, before.id, shape),
+        undo_words=f"{table} is parked: every row is kept",
+        tables=[table],
+    )
+
+
+def _park_table(table: str, entry: int, shape: Table) -> list[str]:
+    moved = f"parked.t{entry}"
+    return [
+        *_renamed(entry, table, shape, away=True),
+        *([_move_partitions(table, entry, away=True)] if shape.partition else []),
+        *away("TABLE", table, entry, f"t{entry}"),
+        *_identities(moved, entry, shape, away=True),
+        note(entry, "table", table, moved, shape),
+    ]
+
+
+def _back_table(table: str, entry: int, shape: Table) -> list[str]:
+    return [
+        *_identities(f"parked.t{entry}", entry, shape, away=False, table=table),
+        *home("TABLE", table, entry, f"t{entry}"),
+        *([_move_partitions(table, entry, away=False)] if shape.partition else []),
+        *_renamed(entry, table, shape, away=False),
+        returned(entry),
+    ]
+
+
+def _renamed(entry: int, table: str, shape: Table, *, away: bool) -> list[str]:
+    """Keys and indexes lie in their table's schema, where two parked tables must not clash."""
+    done: list[str] = []
+    keyed = [n for n, c in sorted(shape.constraints.items()) if c.kind in ("primary key", "unique", "exclude")]
+    for number, key in enumerate(keyed):
+        one, other = (key, f"k{entry}_{number}") if away else (f"k{entry}_{number}", key)
+        done.append(f"ALTER TABLE {ddl.name(table)} RENAME CONSTRAINT {ddl.ident(one)} TO {ddl.ident(other)}")
+    for number, index in enumerate(sorted(shape.indexes)):
+        one, other = (index, f"i{entry}_{number}") if away else (f"i{entry}_{number}", index)
+        done.append(f"ALTER INDEX {ddl.beside(table, one)} RENAME TO {ddl.ident(other)}")
+    return done
+
+
+def _identities(moved: str, entry: int, shape: Table, *, away: bool, table: str = "") -> list[str]:
+    done: list[str] = []
+    for number, column in enumerate(sorted(name for name, c in shape.columns.items() if c.identity)):
+        found = f"pg_catalog.pg_get_serial_sequence({ddl.literal(moved)}, {ddl.literal(column)})"
+        plain = f"q{entry}_{number}" if away else f"{table.partition('.')[2]}_{column}_seq"[:63]
+        done.append(
+            "DO $kat_s$ BEGIN EXECUTE pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I',"
+            f" {found}, {ddl.literal(plain)}); END $kat_s$"
+        )
+    return done
+
+
+def _move_partitions(table: str, entry: int, *, away: bool) -> str:
+    """Partitions do not follow their table to another schema. One statement, since they are made at run time."""
+    schema = ddl.schema_of(table)
+    prefix = f"t{entry}_"
+    to = "parked" if away else schema
+    fresh = f"'{prefix}' || c.relname" if away else f"pg_catalog.substr(c.relname, {len(prefix) + 1})"
+    return (
+        "DO $kat_m$ DECLARE c record; BEGIN FOR c IN SELECT i.inhrelid::regclass AS place, r.relname, n.nspname"
+        " FROM pg_catalog.pg_partition_tree("
+        f"{ddl.literal(ddl.name(table))}::regclass) AS p JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = p.relid"
+        " JOIN pg_catalog.pg_class AS r ON r.oid = p.relid JOIN pg_catalog.pg_namespace AS n ON n.oid = r.relnamespace"
+        f" WHERE p.level > 0 LOOP EXECUTE pg_catalog.format('ALTER TABLE %s RENAME TO %I', c.place, {fresh});"
+        f" EXECUTE pg_catalog.format('ALTER TABLE %I.%I SET SCHEMA {ddl.ident(to)}', c.nspname, {fresh});"
+        " END LOOP; END $kat_m$"
+    )
+
+
+def alter_table(draft: Draft, table: str, mine: Table, theirs: Table) -> None:
+    """Owner, storage, row-level security and grants of a table that both sides have."""
+    there = _attributes(table, mine, theirs)
+    if there:
+        back = _attributes(table, theirs, mine)
+        words = f"owner, rights, options or row-level security of {table} change"
+        rewrite = mine.unlogged != theirs.unlogged
+        seconds = draft.rows(table) / REWRITE if rewrite else 0.0
+        draft.add("change table", table, words, there, back, tables=[table], rewrite=rewrite, scans=seconds)
+
+
+def _attributes(table: str, mine: Table, theirs: Table) -> list[str]:
+    place = ddl.name(table)
+    done: list[str] = []
+    if mine.unlogged != theirs.unlogged:
+        done.append(f"ALTER TABLE {place} SET {'UNLOGGED' if theirs.unlogged else 'LOGGED'}")
+    if mine.options != theirs.options:
+        names = ", ".join(option.partition("=")[0] for option in mine.options)
+        if names:
+            done.append(f"ALTER TABLE {place} RESET ({names})")
+        pairs = [option.partition("=") for option in theirs.options]
+        if pairs:
+            done.append(f"ALTER TABLE {place} SET ({', '.join(f'{k}={ddl.literal(v)}' for k, _, v in pairs)})")
+    if (mine.row_security, mine.forced) != (theirs.row_security, theirs.forced):
+        done += ddl.row_security(table, theirs.row_security, theirs.forced)
+    both = mine.columns.keys() & theirs.columns.keys()
+    held = {column: grants for column, grants in mine.column_grants.items() if column in both}
+    done += ddl.table_grants(table, msgspec.structs.replace(mine, column_grants=held), theirs)
+    if mine.owner != theirs.owner and theirs.owner:
+        done.append(ddl.set_owner(table, "table", theirs.owner))
+    return done
+
+
+# -- sequences ------------------------------------------------------------------------------------------------------
+
+
+def park_sequence(draft: Draft, name: str, shape: Sequence) -> None:
+    """Parks a sequence that the target does not know; it keeps its place."""
+    entry = draft.id()
+    draft.add(
+        "park sequence",
+        name,
+        f"the sequence {name} is parked",
+        _park_sequence(name, entry, shape),
+        _back_sequence(name, entry),
+        undo_words=f"the sequence {name} comes back where it had got to",
+        loss="parked",
+    )
+
+
+def make_sequence(draft: Draft, name: str, shape: Sequence) -> None:
+    """Makes a sequence; once parked, it is brought back instead. Which column owns it is said later."""
+    entry = draft.id()
+    make = [ddl.create_sequence(name, shape), *([ddl.set_owner(name, "sequence", shape.owner)] if shape.owner else [])]
+    make += ddl.grants(name, "sequence", {}, shape.grants)
+    draft.add(
+        "make sequence",
+        name,
+        f"the sequence {name} is made",
+        [either(entry, _back_sequence(name, entry), make)],
+        _park_sequence(name, entry, shape),
+        undo_words=f"the sequence {name} is parked",
+        loss="made",
+    )
+
+
+def bring_back_sequence(draft: Draft, name: str, before: Entry, shape: Sequence) -> None:
+    """Brings back a sequence that an earlier change has parked."""
+    words = f"the sequence {name} comes back where it had got to"
+    draft.add("bring back sequence", name, words, _back_sequence(name, before.id),
+              _park_sequence(name, before.id, shape), undo_words=f"the sequence {name} is parked")  # fmt: skip
+
+
+def free_sequence(draft: Draft, name: str, shape: Sequence) -> None:
+    """Takes a sequence from the column that owns it, which it would have to follow."""
+    owner = ddl.split_column(shape.owned_by or "", draft.source.tables)
+    if owner:
+        words, back = f"the sequence {name} belongs to no column", f"the sequence {name} belongs to {shape.owned_by}"
+        draft.add("free sequence", name, words, [ddl.own_sequence(name, None)], [ddl.own_sequence(name, owner)],
+                  undo_words=back)  # fmt: skip
+
+
+def own_sequence(draft: Draft, name: str, shape: Sequence) -> None:
+    """Gives a sequence to the column of the target that owns it."""
+    owner = ddl.split_column(shape.owned_by or "", draft.target.tables)
+    if owner:
+        words, back = f"the sequence {name} belongs to {shape.owned_by}", f"the sequence {name} belongs to no column"
+        draft.add("own sequence", name, words, [ddl.own_sequence(name, owner)], [ddl.own_sequence(name, None)],
+                  undo_words=back)  # fmt: skip
+
+
+def alter_sequence(draft: Draft, name: str, mine: Sequence, theirs: Sequence) -> None:
+    """How a sequence counts, and who may use it."""
+    do, undo = [], []
+    apart: dict[str, Any] = {"owned_by": None, "owner": "", "grants": {}}
+    if msgspec.structs.replace(mine, **apart) != msgspec.structs.replace(theirs, **apart):
+        do.append(ddl.alter_sequence(name, theirs))
+        undo.append(ddl.alter_sequence(name, mine))
+    do += ddl.grants(name, "sequence", mine.grants, theirs.grants)
+    undo += ddl.grants(name, "sequence", theirs.grants, mine.grants)
+    if do:
+        draft.add("change sequence", name, f"the sequence {name} counts otherwise, or others may use it", do, undo)
+
+
+def _park_sequence(name: str, entry: int, shape: Sequence) -> list[str]:
+    return [
+        *away("SEQUENCE", name, entry, f"s{entry}"),
+        note(entry, "sequence", name, f"parked.s{entry}", shape),
+    ]
+
+
+def _back_sequence(name: str, entry: int) -> list[str]:
+    return [*home("SEQUENCE", name, entry, f"s{entry}"), returned(entry)]
+
+
+# -- types ----------------------------------------------------------------------------------------------------------
+
+
+def _word(shape: Enum | Domain) -> str:
+    return "DOMAIN" if isinstance(shape, Domain) else "TYPE"
+
+
+def _create(name: str, shape: Enum | Domain) -> list[str]:
+    made = ddl.create_domain(name, shape) if isinstance(shape, Domain) else ddl.create_enum(name, shape)
+    kind = "domain" if isinstance(shape, Domain) else "type"
+    return [made, *([ddl.set_owner(name, kind, shape.owner)] if shape.owner else [])]
+
+
+def park_type(draft: Draft, name: str, shape: Enum | Domain) -> None:
+    """Parks a type that the target does not know; parked columns go on using it."""
+    entry = draft.id()
+    draft.add(
+        "park type",
+        name,
+        f"the type {name} is parked",
+        _away(name, entry, shape),
+        _home(name, entry, shape),
+        undo_words=f"the type {name} comes back",
+        loss="parked",
+    )
+
+
+def make_type(draft: Draft, name: str, shape: Enum | Domain) -> None:
+    """Makes a type; once parked, it is brought back instead."""
+    entry = draft.id()
+    draft.add("make type", name, f"the type {name} is made",
+              [either(entry, _home(name, entry, shape), _create(name, shape))], _away(name, entry, shape),
+              undo_words=f"the type {name} is parked", loss="made")  # fmt: skip
+
+
+def bring_back_type(draft: Draft, name: str, before: Entry, shape: Enum | Domain) -> None:
+    """Brings back a type that an earlier change has parked."""
+    draft.add("bring back type", name, f"the type {name} comes back", _home(name, before.id, shape),
+              _away(name, before.id, shape), undo_words=f"the type {name} is parked")  # fmt: skip
+
+
+def _away(name: str, entry: int, shape: Enum | Domain) -> list[str]:
+    return [*away(_word(shape), name, entry, f"t{entry}"), note(entry, "type", name, f"parked.t{entry}", shape)]
+
+
+def _home(name: str, entry: int, shape: Enum | Domain) -> list[str]:
+    return [*home(_word(shape), name, entry, f"t{entry}"), returned(entry)]
+
+
+def exchange_type(
+    draft: Draft, name: str, mine: Enum | Domain, theirs: Enum | Domain, columns: Iterable[tuple[str, str, Column]]
+) -> None:
+    """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those that
+    are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
+    old = draft.id()
+    before = draft.entry("type", name, theirs)
+    alike = before is not None and before.shape == plain(theirs)
+    fresh = before.id if before is not None and alike else draft.id()
+    new = f"parked.t{fresh}"
+    absent = [*_create(new, theirs), note(fresh, "type", name, new, theirs)]
+    draft.add(
+        "make type",
+        name,
+        f"the other form of the type {name} is made",
+        [either(fresh, [], absent)],
+        [],
+        undo_words=f"the other form of the type {name} stays parked",
+        loss="made",
+    )
+    for table, column, shape in columns:
+        _exchange_column(draft, name, new, mine, theirs, table, column, shape)
+    draft.add(
+        "exchange type",
+        name,
+        f"the other form of the type {name} takes its place",
+        [*_away(name, old, mine), *_home(name, fresh, theirs)],
+        [*_away(name, fresh, theirs), *_home(name, old, mine)],
+        undo_words=f"the former form of the type {name} takes its place again",
+    )
+
+
+def _exchange_column(
+    draft: Draft,
+    name: str,
+    new: str,
+    mine: Enum | Domain,
+    theirs: Enum | Domain,
+    table: str,
+    column: str,
+    shape: Column,
+) -> None:
+    there, back = draft.id(), draft.id()
+    count = draft.rows(table)
+    place, quoted = ddl.name(table), ddl.ident(column)
+    array = "[]" if shape.type.endswith("[]") else ""
+    other = Column(type=new + array, not_null=shape.not_null)
+    here = Column(type=ddl.name(name) + array, not_null=shape.not_null)
+
+    def alter(to: Column) -> str:
+        return f"ALTER TABLE {place} ALTER COLUMN {quoted} TYPE {to.type} USING {quoted}::text::{to.type}"
+
+    def misfits(entry: int, fro: Column, to: Column, allowed: Enum | Domain) -> list[str]:
+        if isinstance(allowed, Enum) and not array:
+            labels = ", ".join(ddl.literal(label) for label in allowed.labels)
+            outside = f"t.{quoted}::text <> ALL (ARRAY[{labels}]::text[])"
+            return [draft.set_aside(entry, table, outside, f"{column} has no such value in the other release")]
+        return hold_misfits(draft, entry, table, column, fro, to)
+
+    draft.add(
+        "change type",
+        f"{table}.{column}",
+        f"{column} of {table} moves to the other form of {name}; rows with a value that it does not have are set aside",
+        [
+            *misfits(there, here, other, theirs),
+            alter(other),
+            f"SELECT parked.restore({back})",
+            f"SELECT parked.take_back({back})",
+        ],
+        [
+            *misfits(back, other, here, mine),
+            alter(here),
+            f"SELECT parked.restore({there})",
+            f"SELECT parked.take_back({there})",
+        ],
+        undo_words=f"{column} of {table} moves back to the former form of {name}",
+        tables=[table],
+        rewrite=True,
+        scans=count / REWRITE + count / READ,
+        undo_scans=count / REWRITE + count / READ,
+        rows=count,
+        loss="set-aside",
+    )
