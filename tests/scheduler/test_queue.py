@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
-from kattegat.scheduler import listing, queue
+from kattegat.scheduler import acts, listing, pauses, queue
 from kattegat.scheduler.queue import Ending, NewTask
 from kattegat.store.database import Database
 
@@ -138,6 +139,41 @@ def test_retry_leaves_out_what_is_open_again(conn: Connection, organisation: int
     assert queue.retry(conn, [*first, *second], "p") == second
 
 
+@pytest.mark.parametrize("was", queue.State.__args__)  # type: ignore[attr-defined]
+def test_the_database_takes_the_steps_that_there_are_and_no_other(
+    database: Database, organisation: int, was: str
+) -> None:
+    for became in queue.State.__args__:  # type: ignore[attr-defined]
+        with database.begin("kat_system") as conn:
+            (task_id,) = queue.push(conn, [scan(organisation)])
+        step = text("UPDATE task SET state = :state, lease_until = now(), lease_token = 7 WHERE id = :id")
+        for state in path(was):
+            with database.begin("kat_system") as conn:
+                conn.execute(step, {"state": state, "id": task_id})
+        if became == was or (was, became) in queue.TRANSITIONS:
+            with database.begin("kat_system") as conn:
+                conn.execute(step, {"state": became, "id": task_id})
+        else:
+            with pytest.raises(IntegrityError, match=f"is {was}, and can not become {became}"), database.begin(
+                "kat_system"
+            ) as conn:  # fmt: skip
+                conn.execute(step, {"state": became, "id": task_id})
+
+
+def path(state: str) -> list[str]:
+    """Steps that lead from queued to a state."""
+    return {"queued": [], "leased": ["leased"], "paused": ["paused"], "cancelled": ["cancelled"]}.get(
+        state, ["leased", state]
+    )
+
+
+def test_a_lease_has_a_time_and_a_token(database: Database, organisation: int) -> None:
+    with database.begin("kat_system") as conn:
+        queue.push(conn, [scan(organisation)])
+    with pytest.raises(IntegrityError, match="ck_task_lease"), database.begin("kat_system") as conn:
+        conn.execute(text("UPDATE task SET state = 'leased'"))
+
+
 def test_finishing_with_another_state_is_refused(conn: Connection) -> None:
     with pytest.raises(queue.QueueError, match="done or failed"):
         queue.finish_all(conn, [Ending(1, 1, "queued")])  # type: ignore[arg-type]
@@ -219,17 +255,65 @@ def test_no_sequence_of_steps_loses_or_doubles_a_task(database: Database, organi
             self.sources: dict[int, int | None] = {}
             self.tokens: list[tuple[int, int]] = []
             self.held: dict[int, int] = {}
+            self.scanners: dict[int, str] = {}
+            self.paused: set[str] = set()
             with database.begin("kat_system") as conn:
                 conn.execute(text("DELETE FROM task"))
                 conn.execute(text("DELETE FROM task_event"))
+                conn.execute(text("DELETE FROM pause"))
+
+        def covered(self, task_id: int) -> bool:
+            return "everything" in self.paused or self.scanners[task_id] in self.paused
+
+        def follow(self, moved: list[int]) -> None:
+            """What the pauses do to the tasks that wait."""
+            expected = {
+                i: "paused" if s == "queued" else "queued"
+                for i, s in self.states.items()
+                if s in ("queued", "paused") and (s == "paused") != self.covered(i)
+            }
+            assert sorted(moved) == sorted(expected)
+            self.states.update(expected)
+
+        @rule(name=st.sampled_from(["everything", "dns-records", "ports"]))
+        def pause(self, name: str) -> None:
+            scope = pauses.INSTALL if name == "everything" else pauses.Scope("scanner", scanner=name)
+            self.paused.add(name)
+            with database.begin("kat_system") as conn:
+                self.follow(pauses.pause(conn, scope, "person", "a change"))
+
+        @rule(name=st.sampled_from(["everything", "dns-records", "ports"]))
+        def resume(self, name: str) -> None:
+            if name not in self.paused:
+                return
+            scope = pauses.INSTALL if name == "everything" else pauses.Scope("scanner", scanner=name)
+            self.paused.discard(name)
+            with database.begin("kat_system") as conn:
+                self.follow(pauses.resume(conn, scope, "person"))
+
+        @rule()
+        def tick(self) -> None:
+            with database.begin("kat_system") as conn:
+                self.follow(pauses.tick(conn))
+
+        @rule(data=st.data(), place=st.sampled_from(["first", "usual", "last"]))
+        def move(self, data: st.DataObject, place: str) -> None:
+            if self.states:
+                task_id = data.draw(st.sampled_from(sorted(self.states)))
+                with database.begin("kat_system") as conn:
+                    done = acts.prioritise(conn, [task_id], place, "person", "")
+                assert bool(done.tasks) == (self.states[task_id] in ("queued", "paused"))
 
         def open_sources(self) -> set[int | None]:
             return {self.sources[i] for i, s in self.states.items() if s in queue.OPEN}
 
-        @rule(sources=st.lists(st.one_of(st.none(), st.integers(1, 3)), min_size=1, max_size=4))
-        def push(self, sources: list[int | None]) -> None:
+        @rule(
+            sources=st.lists(st.one_of(st.none(), st.integers(1, 3)), min_size=1, max_size=4),
+            scanner=st.sampled_from(["dns-records", "ports"]),
+        )
+        def push(self, sources: list[int | None], scanner: str) -> None:
             with database.begin("kat_system") as conn:
-                ids = queue.push(conn, [scan(organisation, source, max_tries=2) for source in sources])
+                ids = queue.push(conn, [scan(organisation, s, scanner=scanner, max_tries=2) for s in sources])
             expected = []
             taken = self.open_sources()
             for source in sources:
@@ -239,14 +323,15 @@ def test_no_sequence_of_steps_loses_or_doubles_a_task(database: Database, organi
             assert len(ids) == len(expected)
             for task_id, source in zip(ids, expected, strict=True):
                 self.states[task_id], self.tries[task_id], self.sources[task_id] = "queued", 0, source
+                self.scanners[task_id] = scanner
 
         @rule(most=st.integers(0, 4))
         def claim(self, most: int) -> None:
             with database.begin("kat_system") as conn:
                 make_ready(conn)
                 taken = queue.claim(conn, ["scan"], "one", most)
-            queued = sorted(i for i, s in self.states.items() if s == "queued")
-            assert sorted(t.id for t in taken) == queued[: len(taken)] or len(taken) == most
+            queued = sorted(i for i, s in self.states.items() if s == "queued" and not self.covered(i))
+            assert {t.id for t in taken} <= set(queued)
             assert len(taken) == min(most, len(queued))
             for task in taken:
                 assert self.states[task.id] == "queued"

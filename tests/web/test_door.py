@@ -337,7 +337,7 @@ def test_no_body_at_all_breaks_the_door(site: Site) -> None:
 def test_health_and_page(site: Site) -> None:
     health = site.client.get("/health")
     assert health.status_code == 200
-    assert (health.json()["database"], health.json()["revision"]) == ("answers", "0001")
+    assert (health.json()["database"], health.json()["revision"]) == ("answers", "0002")
     page = site.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "www.example.org" not in page.text

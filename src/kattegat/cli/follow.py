@@ -19,7 +19,7 @@ REACHED = """
     ), sources AS (
         SELECT s.id, s.state, s.last_started_at, h.due_at, h.hold,
                EXISTS (SELECT FROM task t WHERE t.organisation_id = s.organisation_id AND t.source_id = s.id
-                         AND t.state IN ('queued', 'leased') AND t.kind IN ('scan', 'ingest')) AS open
+                         AND t.state IN ('queued', 'leased', 'paused') AND t.kind IN ('scan', 'ingest')) AS open
         FROM source s
         JOIN reached r ON r.id = s.asset_id
         JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id AND a.present

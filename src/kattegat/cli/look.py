@@ -1,4 +1,4 @@
-"""`kat assets|asset|findings|tasks`: what is known now, and as it was."""
+"""`kat assets|asset|findings`: what is known now, and as it was."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from kattegat.model import targets
 from kattegat.model.verdict import SEVERITIES, rank
 from kattegat.reports.contents import sentence
 from kattegat.reports.terminal import COLOURS, moment
-from kattegat.scheduler import listing
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="One JSON document on stdout.")]
 Organisation = Annotated[str, Parameter(name="--organisation", help="Whose: the organisation's code.")]
@@ -52,23 +51,20 @@ FINDINGS = text(
 )
 
 
-STATES = ("queued", "leased", "done", "failed", "dead", "cancelled")
-
-
 def check_limit(limit: int) -> None:
     """Raises `UsageError` for a number of rows that there can't be."""
     if not 1 <= limit <= 1_000_000:
         raise UsageError(f"--limit {limit} is no number of rows; it is 1 to 1000000.")
 
 
-def time_of(given: str | None) -> datetime | None:
-    """The time of `--at`; without a zone it is UTC. Raises `UsageError`."""
+def time_of(given: str | None, option: str = "--at") -> datetime | None:
+    """The time of an option; without a zone it is UTC. Raises `UsageError`."""
     if given is None:
         return None
     try:
         found = datetime.fromisoformat(given)
     except ValueError:
-        raise UsageError(f"--at {given!r} is no time; write it like 2026-11-22T12:00Z.") from None
+        raise UsageError(f"{option} {given!r} is no time; write it like 2026-11-22T12:00Z.") from None
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
@@ -344,57 +340,4 @@ def findings(
             console.print(f"The first {limit} are shown; --limit shows more.", style="dim")
 
     emit({"findings": rows, "more": more}, json, show)
-    return 0
-
-
-def tasks(
-    *,
-    organisation: Annotated[str | None, Parameter(name="--organisation")] = None,
-    state: Annotated[list[str] | None, Parameter(name="--state")] = None,
-    limit: Limit = 50,
-    json: Json = False,
-) -> int:
-    """Lists tasks, the newest first: what waits, runs, has ended, and why.
-
-    Parameters
-    ----------
-    organisation
-        Only of this organisation.
-    state
-        Only in this state: queued, leased, done, failed, dead, cancelled.
-    """
-    check_limit(limit)
-    for name in state or ():
-        if name not in STATES:
-            raise UsageError(f"--state {name!r} is none; it is one of {', '.join(STATES)}.")
-    with opened() as install:
-        numbers = None if organisation is None else [install.organisation(organisation)]
-        with install.database.begin("kat_system") as connection:
-            which = listing.Filter(organisations=numbers, states=state or ())
-            rows = listing.tasks(connection, which, limit=limit)
-            counts = listing.counts(connection, which)
-    totals = [{"kind": kind, "state": name, "count": count} for (kind, name), count in sorted(counts.items())]
-    shown = [
-        {name: getattr(row, name) for name in row.__struct_fields__ if name not in ("payload", "lease_token")}
-        for row in rows
-    ]
-
-    def show(console: Console) -> None:
-        cells = [
-            (
-                row.id,
-                row.kind,
-                row.scanner,
-                row.state,
-                f"{row.tries}/{row.max_tries}",
-                moment(row.created_at),
-                row.reason,
-            )
-            for row in rows
-        ]
-        columns = ["id", "kind", "scanner", "state", "tries", "made (UTC)", "reason"]
-        console.print(table(columns, cells, empty="There are no tasks."))
-        console.print(", ".join(f"{row['count']} {row['kind']} {row['state']}" for row in totals), style="dim")
-
-    emit({"tasks": shown, "counts": totals}, json, show)
     return 0

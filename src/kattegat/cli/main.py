@@ -11,7 +11,23 @@ import structlog
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from kattegat.cli import backup, evidence, keys, lifecycle, look, openkat, parked, plugin, plugins, process, status, up
+from kattegat.cli import (
+    backup,
+    evidence,
+    keys,
+    lifecycle,
+    look,
+    openkat,
+    parked,
+    pauses,
+    plugin,
+    plugins,
+    process,
+    runners,
+    status,
+    tasks,
+    up,
+)
 from kattegat.cli.scan import STANDARD_INPUT, scan
 from kattegat.errors import KattegatError, UsageError
 
@@ -22,10 +38,16 @@ app = App(
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=""),
 )
-for command in (scan, up.up, status.status, up.doctor, look.assets, look.asset, look.findings, look.tasks):
+for command in (scan, up.up, status.status, up.doctor, look.assets, look.asset, look.findings, tasks.tasks):
     app.command(command)
 for command in (lifecycle.upgrade, lifecycle.downgrade, lifecycle.finalize, lifecycle.history):
     app.command(command)
+app.command(tasks.run)
+app.command(pauses.pause)
+app.command(pauses.resume)
+app.command(pauses.listed, name="pauses")
+for group in (tasks.app, runners.app):
+    app.command(group)
 for group in (evidence.app, backup.app, parked.app, openkat.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 

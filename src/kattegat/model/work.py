@@ -13,7 +13,8 @@ import msgspec
 
 PROTOCOL = 1
 LEASE_SECONDS = 30
-HEARTBEAT_SECONDS = 8
+HEARTBEAT_SECONDS = 2
+"""Also how soon a runner learns that a scan was cancelled; the lease itself is written anew every ten seconds."""
 MAXIMUM_RESULT = 64 * 1024 * 1024
 
 Outcome = Literal["ok", "failed", "blocked"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,18 @@ from kattegat.settings import Settings
 HEADROOM = MAXIMUM_RESULT // 16  # what a result holds beside its evidence
 
 
-async def run_job(job: Job, registry: Registry, settings: Settings, *, shared: Shared | None = None) -> Result:
+async def run_job(
+    job: Job,
+    registry: Registry,
+    settings: Settings,
+    *,
+    shared: Shared | None = None,
+    opened: Callable[[GuardedNet], None] = lambda _: None,
+) -> Result:
     """Performs one scan. Never raises for what a scanner or target does; a cancelled job stays cancelled.
 
-    `shared` is what a process gives all its jobs; without it the job gets its own.
+    `shared` is what a process gives all its jobs; without it the job gets its own. `opened` is given the job's net, to
+    be closed by somebody else when the job has to end and its scanner does not.
     """
     started = datetime.now(UTC)
     net: GuardedNet | None = None
@@ -44,6 +52,7 @@ async def run_job(job: Job, registry: Registry, settings: Settings, *, shared: S
             options=install_options(settings) | {option.name: option.default for option in spec.options} | job.options,
             known=known_facts(job, registry),
         )
+        opened(net)
     except (KattegatError, ValueError) as problem:
         outcome, reason = _outcome(problem), printable(str(problem))
     else:

@@ -122,9 +122,13 @@ class Journal:
 
     def contacted(self, address: str) -> None:
         """An address that something is about to be sent to; raises `NotReached` after the end of the job."""
+        self.going(address)
+        _remember(self._contacted, address)
+
+    def going(self, address: str) -> None:
+        """Raises `NotReached` after the end of the job."""
         if self._ended:
             raise Unreached(f"Nothing was sent to {address}: the scan is over.", "local")
-        _remember(self._contacted, address)
 
     def source(self, address: str) -> None:
         """An address of this machine that was sent from."""

@@ -112,6 +112,7 @@ class GuardedNet:
     async def run(self, tool: str, *arguments: str, stdin: bytes = b"", targets: Sequence[str] = ()) -> ToolReply:
         """Runs an external program; see `plugin.Net`. `targets` are addresses."""
         checked = [self._dialer.check(target) for target in targets]
+        self.journal.going("anybody")
         if not self.has(tool):
             raise Unreached(f"{tool} is not installed on this runner.", "local")
         self.journal.tool, self.journal.arguments = tool, list(arguments)

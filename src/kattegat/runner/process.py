@@ -23,7 +23,7 @@ from kattegat.model.work import HEARTBEAT_SECONDS, Claim, Detail, Heartbeat, Job
 from kattegat.registry import Registry
 from kattegat.runner.door import Door, DoorAway, DoorBusy, DoorRefused
 from kattegat.runner.job import run_job
-from kattegat.runner.net import Shared
+from kattegat.runner.net import GuardedNet, Shared
 from kattegat.runner.outbox import Lease, Outbox
 from kattegat.settings import Settings
 
@@ -52,6 +52,7 @@ class Runner:
         self._name = name
         self._heartbeat_seconds, self._first_pause = heartbeat_seconds, first_pause
         self._jobs: dict[Lease, asyncio.Task[None]] = {}
+        self._nets: dict[Lease, GuardedNet] = {}
         self._stopping = asyncio.Event()
         self._room = asyncio.Event()
         self._tools: dict[str, str] = {}
@@ -141,11 +142,18 @@ class Runner:
 
     def _ended(self, lease: Lease) -> None:
         self._jobs.pop(lease, None)
+        self._nets.pop(lease, None)
         self._room.set()
 
     async def _perform(self, job: Job, lease: Lease) -> None:
         try:
-            result = await run_job(job, self._registry, self._settings, shared=self._shared)
+            result = await run_job(
+                job,
+                self._registry,
+                self._settings,
+                shared=self._shared,
+                opened=lambda net: self._nets.__setitem__(lease, net),
+            )
         except Exception as problem:
             # A bug here, not in the scanner: the lease runs out and the task's retries count it.
             self._log.error("job_broke", task=lease[0], scanner=job.scanner, exc_info=problem)
@@ -170,7 +178,15 @@ class Runner:
             for lease, task in list(self._jobs.items()):
                 if lease[0] in lost and lease in leases:
                     self._log.warning("lease_lost", task=lease[0])
-                    task.cancel()
+                    await self._cut(lease, task)
+
+    async def _cut(self, lease: Lease, task: asyncio.Task[None]) -> None:
+        """Ends a job that is not wanted any more: its programs, its connections, and what it would still open."""
+        task.cancel()
+        net = self._nets.get(lease)
+        if net is not None:
+            # Not left to the scanner, which may swallow its cancellation.
+            await net.close()
 
     async def _sending(self) -> None:
         pause = self._first_pause

@@ -117,6 +117,10 @@ class Tools:
                 # Also after a good end: what the program left running in its group goes with it.
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
+                # Again while there are some: one may have started another while it was looked for.
+                for _ in range(5):
+                    if not kill_marked(folder):
+                        break
                 await asyncio.shield(_reaped(process))
         return code, stdout, stderr
 
@@ -135,6 +139,28 @@ class Tools:
             if len(got) > self._rules.tool_bytes:
                 raise Unreached(f"{name} wrote more than {self._rules.tool_bytes} bytes.", "limit")
         return bytes(got)
+
+
+def kill_marked(folder: str) -> list[int]:
+    """Ends every process whose environment names this folder as its HOME: what a program started, also what left its
+    group or was orphaned. Gives their numbers. Linux only; elsewhere the process group has to do.
+    """
+    mark = f"HOME={folder}".encode()
+    ended: list[int] = []
+    try:
+        numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return ended
+    for number in numbers:
+        try:
+            with open(f"/proc/{number}/environ", "rb") as file:
+                if mark not in file.read().split(b"\0"):
+                    continue
+            os.kill(number, signal.SIGKILL)
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        ended.append(number)
+    return ended
 
 
 async def _reaped(process: asyncio.subprocess.Process) -> None:

@@ -1,22 +1,27 @@
 """From schedules to scan tasks: what is due now, in which order, and no more than the queue should hold.
 
-In order: what a person asked for, what has never run, then what is most overdue for how often it is to run. Each of
-the three is read from the front of one index, so a million sources that are not due cost nothing.
+The rule, in full. What a person asked for goes first, whoever else waits. All other work goes by rounds: in each round
+every organisation that has something due gets one scan. An organisation's own order, and the order inside a round: what
+has never run, then what is most overdue for how often it is to run (by tenths of its interval), then the rest; the
+oldest first among equals. So an organisation with a million assets never makes one with ten wait for more than a round.
+
+Every look is at the front of an index, so a million sources that are not due cost nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from kattegat.inventory import planning
-from kattegat.scheduler import queue
+from kattegat.scheduler import pauses, queue, turns
 from kattegat.scheduler.queue import NewTask, Returned
 
 QUEUE_HOLDS = 2000
+ROUNDS = 10
 REQUESTED, NEVER_RUN, USUAL = 0, 50, 100
 RETRY_SECONDS = 600.0
 JITTER = 0.05
@@ -29,30 +34,75 @@ WAITING = text(
     ) AS waiting
     """
 )
+ANY_DUE = text(
+    """
+    SELECT EXISTS (SELECT FROM unnest(ARRAY[0, 50, 100]) AS p(priority) WHERE EXISTS (
+      SELECT FROM schedule h WHERE h.hold = '' AND h.priority = p.priority AND h.due_at <= now()))
+    """
+)
+# Which organisations have work, and at which intervals: one look into the index for each pair.
+GROUPS = text(
+    """
+    WITH RECURSIVE step AS (
+      SELECT o.id AS organisation_id, p.priority,
+             (SELECT min(h.every) FROM schedule h
+              WHERE h.organisation_id = o.id AND h.priority = p.priority AND h.hold = '') AS every
+      FROM organisation o CROSS JOIN unnest(ARRAY[0, 50, 100]) AS p(priority)
+      WHERE (CAST(:organisations AS bigint[]) IS NULL OR o.id = ANY(CAST(:organisations AS bigint[])))
+        AND NOT EXISTS (SELECT FROM pause u WHERE u.level = 'install'
+          OR u.level = 'organisation' AND u.organisation_id = o.id
+          OR u.level = 'group' AND EXISTS (
+            SELECT FROM group_member g WHERE g.group_id = u.group_id AND g.organisation_id = o.id))
+      UNION ALL
+      SELECT s.organisation_id, s.priority,
+             (SELECT min(h.every) FROM schedule h
+              WHERE h.organisation_id = s.organisation_id AND h.priority = s.priority AND h.hold = ''
+                AND h.every > s.every)
+      FROM step s WHERE s.every IS NOT NULL
+    )
+    SELECT s.organisation_id, s.priority, s.every FROM step s
+    WHERE s.every IS NOT NULL AND EXISTS (
+      SELECT FROM schedule h WHERE h.organisation_id = s.organisation_id AND h.priority = s.priority
+        AND h.every = s.every AND h.hold = '' AND h.due_at <= now())
+    """
+)
 # The open tasks are few, and as a list they are looked up by hash whatever the statistics say.
 DUE = text(
-    """
+    f"""
     WITH open AS MATERIALIZED (
       SELECT organisation_id, source_id FROM task
-      WHERE state IN ('queued', 'leased') AND kind IN ('scan', 'ingest') AND source_id IS NOT NULL
+      WHERE state IN ('queued', 'leased', 'paused') AND kind IN ('scan', 'ingest') AND source_id IS NOT NULL
         AND organisation_id IS NOT NULL
     ), front AS (
-      SELECT d.* FROM unnest(ARRAY[0, 50, 100]) AS p(priority) CROSS JOIN LATERAL (
-        SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every FROM schedule h
-        WHERE h.hold = '' AND h.priority = p.priority AND h.due_at <= now()
-          AND (CAST(:organisations AS bigint[]) IS NULL OR h.organisation_id = ANY(CAST(:organisations AS bigint[])))
+      SELECT d.* FROM unnest(CAST(:owners AS bigint[]), CAST(:priorities AS integer[]), CAST(:everies AS interval[]))
+        AS g(organisation_id, priority, every)
+      CROSS JOIN LATERAL (
+        SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every, h.requested_by FROM schedule h
+        WHERE h.hold = '' AND h.organisation_id = g.organisation_id AND h.priority = g.priority AND h.every = g.every
+          AND h.due_at <= now()
           AND (h.organisation_id, h.id) NOT IN (SELECT organisation_id, source_id FROM open)
-        ORDER BY h.due_at LIMIT :most
+        ORDER BY h.due_at LIMIT CASE WHEN g.priority = 0 THEN :most ELSE :each END
         FOR UPDATE OF h SKIP LOCKED
       ) AS d
+    ), ranked AS (
+      SELECT f.*, CASE WHEN f.priority < 100 THEN f.priority ELSE 100 - least(40, floor(10 * extract(
+               epoch FROM now() - f.due_at) / greatest(extract(epoch FROM f.every), 1)))::integer END AS rank
+      FROM front f
+    ), placed AS (
+      SELECT r.*, row_number() OVER (
+               PARTITION BY r.organisation_id, r.priority = 0 ORDER BY r.rank, r.due_at, r.id) AS place
+      FROM ranked r
+    ), picked AS (
+      SELECT p.* FROM placed p ORDER BY p.priority > 0, p.place, p.rank, p.due_at, p.id LIMIT :most
     )
-    SELECT f.organisation_id, f.id, f.priority, s.scanner, s.vantage, h.requested_by
-    FROM front f
-    JOIN schedule h ON h.organisation_id = f.organisation_id AND h.id = f.id
-    JOIN source s ON s.organisation_id = f.organisation_id AND s.id = f.id
-    ORDER BY f.priority, extract(epoch FROM now() - f.due_at) / greatest(extract(epoch FROM f.every), 1) DESC, f.id
-    LIMIT :most
-    """
+    SELECT p.organisation_id, p.id, p.rank, p.requested_by, s.scanner, s.vantage,
+           (SELECT {pauses.sentence("u")} FROM pause u
+            WHERE u.level IN ('asset', 'scanner') AND {pauses.covers("u", "s.organisation_id", "s.scanner", "s.id")}
+            ORDER BY u.id LIMIT 1) AS paused
+    FROM picked p
+    JOIN source s ON s.organisation_id = p.organisation_id AND s.id = p.id
+    ORDER BY p.priority > 0, p.place, p.rank, p.due_at, p.id
+    """  # noqa: S608 - constants
 )
 # The next time is a guess until the run has ended; without it a task that ends dead would never be tried again.
 SENT = text(
@@ -85,13 +135,13 @@ RAN = text(
     """
 )
 ASK = text(
-    """
+    f"""
     WITH mine AS (
       SELECT h.id FROM schedule h
       WHERE h.organisation_id = :organisation AND h.id = ANY(CAST(:ids AS bigint[])) AND h.hold = ''
       ORDER BY h.id FOR UPDATE
     ), queued AS (
-      UPDATE task t SET priority = 0 FROM mine
+      UPDATE task t SET priority = 0, turn = {turns.next_("t.kind", str(-turns.LANE), "t.organisation_id")} FROM mine
       WHERE t.organisation_id = :organisation AND t.source_id = mine.id AND t.kind = 'scan' AND t.state = 'queued'
       RETURNING t.source_id AS id
     ), due AS (
@@ -100,7 +150,7 @@ ASK = text(
       RETURNING h.id
     )
     SELECT id FROM queued UNION SELECT id FROM due ORDER BY id
-    """
+    """  # noqa: S608 - constants
 )
 HELD = text(
     """
@@ -128,14 +178,42 @@ class Ran(NamedTuple):
 
 
 def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Collection[int] | None = None) -> list[int]:
-    """Queues scans of what is due until `holds` scans and results wait in the queue; gives the tasks."""
+    """Queues scans of what is due until `holds` scans and results wait in the queue; gives the tasks.
+
+    What turns out to be paused is held with the reason, and what is due after it gets its place.
+    """
     room = holds - int(conn.execute(WAITING, {"most": holds}).scalar_one())
-    if room <= 0:
-        return []
+    pushed: list[int] = []
+    if room <= 0 or not conn.execute(ANY_DUE).scalar_one():
+        return pushed
     chosen = None if organisations is None else list(organisations)
     with planning.by_index(conn):
-        found = conn.execute(DUE, {"most": room, "organisations": chosen}).all()
-    if not found:
+        for _ in range(ROUNDS):
+            groups = conn.execute(GROUPS, {"organisations": chosen}).all()
+            owners = {group.organisation_id for group in groups}
+            if not owners:
+                break
+            parameters = {
+                "owners": [group.organisation_id for group in groups],
+                "priorities": [group.priority for group in groups],
+                "everies": [group.every for group in groups],
+                "most": room,
+                "each": -(-room // len(owners)),
+            }
+            found = conn.execute(DUE, parameters).all()
+            free = [row for row in found if row.paused is None]
+            hold(conn, [(row.organisation_id, row.id, row.paused) for row in found if row.paused is not None])
+            sent = _send(conn, free)
+            pushed += sent
+            room -= len(sent)
+            # An organisation with little leaves room for the others, and so does what is paused.
+            if room <= 0 or not found:
+                break
+    return pushed
+
+
+def _send(conn: Connection, rows: Sequence[Row[Any]]) -> list[int]:
+    if not rows:
         return []
     pushed = queue.push(
         conn,
@@ -146,13 +224,13 @@ def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Colle
                 row.id,
                 row.scanner,
                 row.vantage,
-                row.priority,
+                row.rank,
                 payload={"requested_by": row.requested_by} if row.requested_by else {},
             )
-            for row in found
+            for row in rows
         ],
     )
-    conn.execute(SENT, {"organisations": [row.organisation_id for row in found], "ids": [row.id for row in found]})
+    conn.execute(SENT, {"organisations": [row.organisation_id for row in rows], "ids": [row.id for row in rows]})
     return pushed
 
 

@@ -23,6 +23,7 @@ class Filter(msgspec.Struct, frozen=True):
     states: Collection[str] = ()
     scanners: Collection[str] = ()
     sources: Collection[int] = ()
+    ids: Collection[int] = ()
 
     def parameters(self) -> dict[str, Any]:
         """The values of `WHERE`."""
@@ -32,6 +33,7 @@ class Filter(msgspec.Struct, frozen=True):
             "states": list(self.states) or None,
             "scanners": list(self.scanners) or None,
             "sources": list(self.sources) or None,
+            "ids": list(self.ids) or None,
         }
 
 
@@ -52,6 +54,7 @@ WHERE = """
     AND (CAST(:states AS text[]) IS NULL OR t.state = ANY(CAST(:states AS text[])))
     AND (CAST(:scanners AS text[]) IS NULL OR t.scanner = ANY(CAST(:scanners AS text[])))
     AND (CAST(:sources AS bigint[]) IS NULL OR t.source_id = ANY(CAST(:sources AS bigint[])))
+    AND (CAST(:ids AS bigint[]) IS NULL OR t.id = ANY(CAST(:ids AS bigint[])))
     """
 TASKS = text(
     f"""

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kattegat import logs
 from kattegat.errors import KattegatError
-from kattegat.scheduler import beat, dispatch, queue
+from kattegat.scheduler import beat, catchup, dispatch, pauses, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
@@ -89,6 +89,9 @@ class Scheduler:
             returned = queue.reap(conn)
             dispatch.settle(conn, returned)
         with self._database.begin("kat_system") as conn:
+            pauses.tick(conn)
+        with self._database.begin("kat_system") as conn:
+            catchup.tick(conn)
             sent = dispatch.dispatch(conn, holds=self._holds)
         # Last, since they are made months ahead and nothing waits for them.
         if self._partitioned is None or time.monotonic() - self._partitioned > PARTITION_SECONDS:

@@ -1,12 +1,17 @@
 """The task queue: claimed in batches with a lease, handed back by the lease's token, every step written down.
 
     queued --claim--> leased --finish--> done | failed
-       ^                 |
-       +-- fail, reap, release --+--> dead (after max_tries)     queued | leased --cancel--> cancelled
+      ^ ^                |
+      | +-- fail, reap, release --+--> dead (after max_tries)    queued | leased | paused --cancel--> cancelled
+      +-- pause, resume --> paused                               failed | dead | cancelled --retry--> queued
 
-A lease is a time and a random token. Whoever lets the time run out loses the task: it is queued again under no token,
+The database takes no other step (the trigger `kat_task_step`). A lease is a time and a random token. Whoever lets the
+time run out loses the task: it is queued again under no token,
 and a result with the old token is refused. So a task may be *performed* twice, and is recorded once. All functions
 take batches and do one statement each; they belong to the caller's transaction.
+
+Tasks of a kind are claimed by turns: each organisation's tasks take one turn after another, so that one with a million
+of them is served as often as one with ten. What a person asked for stands before all others, and has turns of its own.
 """
 
 from __future__ import annotations
@@ -20,17 +25,21 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 
 from kattegat.errors import KattegatError
+from kattegat.scheduler import pauses, turns
 
 Kind = Literal["scan", "ingest", "report", "deliver", "sweep", "backup"]
-State = Literal["queued", "leased", "done", "failed", "dead", "cancelled"]
+State = Literal["queued", "leased", "paused", "done", "failed", "dead", "cancelled"]
 
 LEASE_SECONDS = 30
-OPEN: frozenset[State] = frozenset({"queued", "leased"})
+OPEN: frozenset[State] = frozenset({"queued", "leased", "paused"})
 TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
     {
         ("", "queued"),
         ("queued", "leased"),
+        ("queued", "paused"),
         ("queued", "cancelled"),
+        ("paused", "queued"),
+        ("paused", "cancelled"),
         ("leased", "queued"),
         ("leased", "done"),
         ("leased", "failed"),
@@ -42,8 +51,8 @@ TRANSITIONS: frozenset[tuple[str, str]] = frozenset(
     }
 )
 """Every step that a task can take; task_event holds no other (`was` is "" when it is pushed)."""
-PERSON, USUAL = 0, 100
-"""Priorities: a smaller one is claimed first."""
+PERSON, USUAL, LAST = 0, 100, 200
+"""Priorities: 0 before all others, from 200 on after them; between, a smaller one goes first in a round of turns."""
 BACK_OFF_SECONDS = 15.0
 BACK_OFF_MOST_SECONDS = 3600.0
 REASON_LENGTH = 2000
@@ -78,6 +87,7 @@ class Task(msgspec.Struct, frozen=True):
     vantage: str
     state: State
     priority: int
+    turn: int
     run_after: datetime
     lease_until: datetime | None
     lease_token: int | None
@@ -119,33 +129,43 @@ COLUMNS = ", ".join(f"t.{name}" for name in Task.__struct_fields__)
 TOKEN = "('x' || substr(replace(gen_random_uuid()::text, '-', ''), 18, 13))::bit(52)::bigint"  # noqa: S105
 
 PUSH = text(
-    """
-    WITH pushed AS (
-      INSERT INTO task (organisation_id, kind, source_id, scanner, vantage, priority, run_after, max_tries, payload)
-      SELECT r.organisation_id, r.kind, r.source_id, r.scanner, r.vantage, r.priority, coalesce(r.run_after, now()),
-             r.max_tries, r.payload
+    f"""
+    WITH r AS (
+      SELECT r.*, {turns.lane("r.priority")} AS lane, coalesce(r.organisation_id, 0) AS owner
       FROM ROWS FROM (jsonb_to_recordset(CAST(:rows AS jsonb))
            AS (organisation_id bigint, kind text, source_id bigint, scanner text, vantage text, priority integer,
                run_after timestamptz, max_tries integer, payload jsonb)) WITH ORDINALITY
            AS r(organisation_id, kind, source_id, scanner, vantage, priority, run_after, max_tries, payload, place)
+    ), front AS (
+      SELECT k.kind, k.lane, k.owner, {turns.front("k.kind", "k.lane", "k.owner")} AS turn
+      FROM (SELECT DISTINCT kind, lane, owner FROM r) AS k
+    ), pushed AS (
+      INSERT INTO task (organisation_id, kind, source_id, scanner, vantage, priority, turn, run_after, max_tries,
+                        payload)
+      SELECT r.organisation_id, r.kind, r.source_id, r.scanner, r.vantage, r.priority,
+             f.turn + row_number() OVER (PARTITION BY r.kind, r.lane, r.owner ORDER BY r.place),
+             coalesce(r.run_after, now()), r.max_tries, r.payload
+      FROM r JOIN front f ON f.kind = r.kind AND f.lane = r.lane AND f.owner = r.owner
       ORDER BY r.place
-      ON CONFLICT (organisation_id, source_id, kind) WHERE state = ANY (ARRAY['queued', 'leased']) DO NOTHING
+      ON CONFLICT (organisation_id, source_id, kind) WHERE state = ANY (ARRAY['queued', 'leased', 'paused']) DO NOTHING
       RETURNING id
     ), noted AS (
       INSERT INTO task_event (task_id, was, became, "by") SELECT id, '', 'queued', :by FROM pushed
     )
     SELECT id FROM pushed ORDER BY id
-    """
+    """  # noqa: S608 - constants
 )
+# One kind at a time, so that the index gives the order; pauses are looked at only when there are any.
 CLAIM = text(
     f"""
     WITH picked AS (
-      SELECT id FROM task
-      WHERE state = 'queued' AND kind = ANY(CAST(:kinds AS text[])) AND run_after <= now()
-        AND (CAST(:scanners AS text[]) IS NULL OR scanner = ANY(CAST(:scanners AS text[])))
-        AND (vantage = '' OR CAST(:vantage AS text) IS NULL OR vantage = :vantage)
-      ORDER BY priority, run_after, id LIMIT :most
-      FOR UPDATE SKIP LOCKED
+      SELECT t.id FROM task t
+      WHERE t.state = 'queued' AND t.kind = :kind AND t.run_after <= now()
+        AND (CAST(:scanners AS text[]) IS NULL OR t.scanner = ANY(CAST(:scanners AS text[])))
+        AND (t.vantage = '' OR CAST(:vantage AS text) IS NULL OR t.vantage = :vantage)
+        AND (t.kind <> 'scan' OR NOT (SELECT EXISTS (SELECT FROM pause)) OR NOT {pauses.COVERED})
+      ORDER BY t.turn, t.priority, t.run_after, t.id LIMIT :most
+      FOR UPDATE OF t SKIP LOCKED
     ), taken AS (
       UPDATE task t
       SET state = 'leased', leased_by = :by, lease_token = {TOKEN}, started_at = now(), ended_at = NULL, reason = '',
@@ -155,20 +175,25 @@ CLAIM = text(
     ), noted AS (
       INSERT INTO task_event (task_id, was, became, "by") SELECT id, 'queued', 'leased', :by FROM taken
     )
-    SELECT * FROM taken ORDER BY priority, run_after, id
-    """  # noqa: S608 - COLUMNS and TOKEN are constants
+    SELECT * FROM taken ORDER BY turn, priority, run_after, id
+    """  # noqa: S608 - constants
 )
 # Batches lock their rows in the order of the ids, so that two of them never wait for each other.
+# A runner asks every two seconds whether its work is still wanted; a lease is written anew only when a third is gone.
 HEARTBEAT = text(
     """
     WITH held AS (
-      SELECT t.id FROM task t
+      SELECT t.id, t.lease_until FROM task t
       JOIN unnest(CAST(:ids AS bigint[]), CAST(:tokens AS bigint[])) AS r(id, token) ON r.id = t.id
       WHERE t.state = 'leased' AND t.lease_token = r.token
+    ), short AS (
+      SELECT t.id FROM task t JOIN held ON held.id = t.id
+      WHERE held.lease_until < now() + make_interval(secs => :seconds * 2.0 / 3) AND t.state = 'leased'
       ORDER BY t.id FOR UPDATE OF t
+    ), kept AS (
+      UPDATE task t SET lease_until = now() + make_interval(secs => :seconds) FROM short WHERE t.id = short.id
     )
-    UPDATE task t SET lease_until = now() + make_interval(secs => :seconds)
-    FROM held WHERE t.id = held.id RETURNING t.id
+    SELECT id FROM held
     """
 )
 FINISH = text(
@@ -246,7 +271,8 @@ RELEASE = text(
 CANCEL = text(
     """
     WITH held AS (
-      SELECT id, state FROM task WHERE id = ANY(CAST(:ids AS bigint[])) AND state IN ('queued', 'leased')
+      SELECT id, state FROM task
+      WHERE id = ANY(CAST(:ids AS bigint[])) AND state IN ('queued', 'leased', 'paused')
       ORDER BY id FOR UPDATE
     ), ended AS (
       UPDATE task t SET state = 'cancelled', reason = :reason, ended_at = now(), lease_until = NULL, lease_token = NULL
@@ -259,7 +285,7 @@ CANCEL = text(
 )
 # Of several ended tasks of one source the newest is taken, and none while another is open.
 RETRY = text(
-    """
+    f"""
     WITH newest AS (
       SELECT DISTINCT ON (coalesce(source_id, -id), kind) id FROM task
       WHERE id = ANY(CAST(:ids AS bigint[])) AND state IN ('failed', 'dead', 'cancelled')
@@ -268,18 +294,17 @@ RETRY = text(
       SELECT t.id, t.state FROM task t JOIN newest USING (id)
       WHERE t.state IN ('failed', 'dead', 'cancelled') AND NOT EXISTS (
         SELECT FROM task o WHERE o.organisation_id = t.organisation_id AND o.source_id = t.source_id
-          AND o.kind = t.kind AND o.state IN ('queued', 'leased'))
+          AND o.kind = t.kind AND o.state IN ('queued', 'leased', 'paused'))
       ORDER BY t.id FOR UPDATE OF t
     ), back AS (
       UPDATE task t SET state = 'queued', tries = 0, reason = '', run_after = now(), ended_at = NULL, leased_by = '',
-          lease_token = NULL
+          lease_token = NULL, turn = {turns.next_("t.kind", turns.lane("t.priority"), "t.organisation_id")}
       FROM held WHERE t.id = held.id RETURNING t.id, held.state AS was
     ), noted AS (
-      INSERT INTO task_event (task_id, was, became, "by", reason)
-      SELECT id, was, 'queued', :by, 'to be tried again' FROM back
+      INSERT INTO task_event (task_id, was, became, "by", reason) SELECT id, was, 'queued', :by, :reason FROM back
     )
     SELECT id FROM back
-    """
+    """  # noqa: S608 - constants
 )
 
 
@@ -304,23 +329,25 @@ def claim(
     vantage: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> list[Task]:
-    """Takes at most `most` tasks of these kinds for `by`, most urgent first, and leases each under a new token.
+    """Takes at most `most` tasks for `by`, of the first kind first, and leases each under a new token; by turns.
 
     `scanners` None means whatever the scanner; `vantage` None means wherever. Rows that somebody else is claiming at
     this moment are passed over, so no task is ever given twice.
     """
-    found = conn.execute(
-        CLAIM,
-        {
-            "kinds": list(kinds),
+    taken: list[Task] = []
+    for kind in kinds:
+        if len(taken) >= most:
+            break
+        parameters = {
+            "kind": kind,
             "by": by,
-            "most": max(0, most),
+            "most": most - len(taken),
             "scanners": None if scanners is None else list(scanners),
             "vantage": vantage,
             "seconds": lease_seconds,
-        },
-    )
-    return [task_of(row) for row in found]
+        }
+        taken += [task_of(row) for row in conn.execute(CLAIM, parameters)]
+    return taken
 
 
 def heartbeat(
@@ -387,9 +414,9 @@ def cancel(conn: Connection, ids: Collection[int], by: str, reason: str) -> list
     return list(conn.execute(CANCEL, parameters).scalars())
 
 
-def retry(conn: Connection, ids: Collection[int], by: str) -> list[int]:
+def retry(conn: Connection, ids: Collection[int], by: str, reason: str = "to be tried again") -> list[int]:
     """Queues failed, dead or cancelled tasks anew, unless their source has another open; gives the ids of those."""
-    return list(conn.execute(RETRY, {"ids": list(ids), "by": by}).scalars())
+    return list(conn.execute(RETRY, {"ids": list(ids), "by": by, "reason": clean(reason)}).scalars())
 
 
 def clean(reason: str) -> str:

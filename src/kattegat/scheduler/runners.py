@@ -11,10 +11,11 @@ from datetime import datetime
 import msgspec
 from sqlalchemy import Connection, text
 
+from kattegat.accounts import audit
 from kattegat.errors import UsageError
 
 TOKEN_BYTES = 32
-COLUMNS = "id, name, vantage, tools, created_at, seen_at, revoked_at"
+COLUMNS = "id, name, vantage, tools, created_at, seen_at, revoked_at, drained_at, drained_by, drained_reason"
 
 
 class RunnerNameError(UsageError):
@@ -31,6 +32,9 @@ class Runner(msgspec.Struct, frozen=True):
     created_at: datetime
     seen_at: datetime | None
     revoked_at: datetime | None
+    drained_at: datetime | None = None
+    drained_by: str = ""
+    drained_reason: str = ""
 
 
 def register(conn: Connection, name: str, *, vantage: str = "internet") -> str:
@@ -59,6 +63,31 @@ def revoke(conn: Connection, name: str) -> None:
     )
     if not done.rowcount:
         raise RunnerNameError(f"There is no runner {name!r}; nothing was revoked.")
+
+
+def drain(conn: Connection, name: str, by: str, reason: str) -> None:
+    """Gives a runner no more work: what it has it finishes and hands in. Raises `RunnerNameError`."""
+    done = conn.execute(
+        text(
+            "UPDATE runner SET drained_at = coalesce(drained_at, now()), drained_by = :by, drained_reason = :reason"
+            " WHERE name = :name"
+        ),
+        {"name": name, "by": by, "reason": reason},
+    )
+    if not done.rowcount:
+        raise RunnerNameError(f"There is no runner {name!r}; kat runner list names those there are.")
+    audit.write(conn, by, "runner.drain", name, {"reason": reason})
+
+
+def undrain(conn: Connection, name: str, by: str, reason: str = "") -> None:
+    """Gives a drained runner work again; raises `RunnerNameError`."""
+    done = conn.execute(
+        text("UPDATE runner SET drained_at = NULL, drained_by = '', drained_reason = '' WHERE name = :name"),
+        {"name": name},
+    )
+    if not done.rowcount:
+        raise RunnerNameError(f"There is no runner {name!r}; kat runner list names those there are.")
+    audit.write(conn, by, "runner.undrain", name, {"reason": reason})
 
 
 def by_token(conn: Connection, token: str) -> Runner | None:

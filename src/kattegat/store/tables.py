@@ -42,7 +42,7 @@ metadata = MetaData(
 # Tables that belong to the install or to the queue, not to one tenant; the catalogue test allows exactly these.
 INSTALL_TABLES = frozenset(
     {"install", "organisation", "organisation_group", "group_member", "setting", "audit", "vocabulary", "process"}
-    | {"runner", "task", "task_event", "alembic_version"}
+    | {"runner", "task", "task_event", "pause", "pulse", "alembic_version"}
 )
 # Monthly partitions need their time in the primary key.
 PARTITIONED = {
@@ -221,6 +221,9 @@ runner = Table(
     _time("created_at", null=False, now=True),
     _time("seen_at"),
     _time("revoked_at"),
+    _time("drained_at"),
+    _text("drained_by", default=""),
+    _text("drained_reason", default=""),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("name"),
     UniqueConstraint("token_hash"),
@@ -530,6 +533,51 @@ schedule = Table(
     PrimaryKeyConstraint("organisation_id", "id"),
     ForeignKeyConstraint(["organisation_id", "id"], ["source.organisation_id", "source.id"], ondelete="CASCADE"),
     Index("ix_schedule_due", "priority", "due_at", postgresql_where=text("hold = ''")),
+    # The dispatcher asks every organisation for its most overdue: an interval at a time, the oldest first.
+    Index(
+        "ix_schedule_turn",
+        "organisation_id",
+        "priority",
+        "every",
+        "due_at",
+        postgresql_where=text("hold = ''"),
+    ),
+)
+pause = Table(
+    "pause",
+    metadata,
+    _id(),
+    _text("level"),
+    Column("group_id", BigInteger),
+    Column("organisation_id", BigInteger),
+    _text("scanner", null=True),
+    Column("asset_id", BigInteger),
+    _text("reason"),
+    _text("set_by"),
+    _time("set_at", null=False, now=True),
+    _time("until"),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint(
+        "level",
+        "group_id",
+        "organisation_id",
+        "scanner",
+        "asset_id",
+        postgresql_nulls_not_distinct=True,
+        name="uq_pause_place",
+    ),
+    ForeignKeyConstraint(["group_id"], ["organisation_group.id"], ondelete="CASCADE"),
+    ForeignKeyConstraint(["organisation_id"], ["organisation.id"], ondelete="CASCADE"),
+    ForeignKeyConstraint(["organisation_id", "asset_id"], ["asset.organisation_id", "asset.id"], ondelete="CASCADE"),
+    _one_of("level", "install", "group", "organisation", "scanner", "asset"),
+)
+pulse = Table(
+    "pulse",
+    metadata,
+    _text("name"),
+    _time("at", null=False, now=True),
+    _json("detail"),
+    PrimaryKeyConstraint("name"),
 )
 task = Table(
     "task",
@@ -542,6 +590,7 @@ task = Table(
     _text("vantage", default=""),
     _text("state", default="queued"),
     Column("priority", Integer, nullable=False, server_default=text("100")),
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
     _time("run_after", null=False, now=True),
     _time("lease_until"),
     Column("lease_token", BigInteger),
@@ -561,13 +610,15 @@ task = Table(
         "source_id",
         "kind",
         unique=True,
-        postgresql_where=text("state = ANY (ARRAY['queued', 'leased'])"),
+        postgresql_where=text("state = ANY (ARRAY['queued', 'leased', 'paused'])"),
     ),
-    Index("ix_task_queue", "kind", "priority", "run_after", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_task_queue", "kind", "turn", "priority", "run_after", "id", postgresql_where=text("state = 'queued'")),
+    Index("ix_task_turn", "organisation_id", "kind", "turn", postgresql_where=text("state = 'queued'")),
     Index("ix_task_lease", "lease_until", postgresql_where=text("state = 'leased'")),
     Index("ix_task_organisation", "organisation_id", "id"),
     _one_of("kind", "scan", "ingest", "report", "deliver", "sweep", "backup"),
-    _one_of("state", "queued", "leased", "done", "failed", "dead", "cancelled"),
+    _one_of("state", "queued", "leased", "paused", "done", "failed", "dead", "cancelled"),
+    CheckConstraint(text("state <> 'leased' OR (lease_until IS NOT NULL AND lease_token IS NOT NULL)"), name="lease"),
 )
 task_event = Table(
     "task_event",

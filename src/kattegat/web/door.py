@@ -45,6 +45,7 @@ MAXIMUM_MESSAGE = 1024 * 1024
 MAXIMUM_JOBS = 500
 MAXIMUM_LEASES = 20_000
 WAIT_SECONDS = 0.5
+DRAINED_SECONDS = 5.0
 # A result may wait in a runner's spool for long; a clock that is further off than this is broken.
 OLDEST, NEWEST = timedelta(days=60), timedelta(days=1)
 BIGINT = range(-(2**63), 2**63)
@@ -60,7 +61,7 @@ TASK = text(
            t.started_at AS leased_at, clock_timestamp() AS now,
            a.type AS asset_type, a.key AS asset_key,
            EXISTS (SELECT FROM task i WHERE i.organisation_id = t.organisation_id AND i.source_id = t.source_id
-                   AND i.kind = 'ingest' AND i.state IN ('queued', 'leased')) AS ingest_open
+                   AND i.kind = 'ingest' AND i.state IN ('queued', 'leased', 'paused')) AS ingest_open
     FROM task t
     JOIN source s ON s.organisation_id = t.organisation_id AND s.id = t.source_id
     JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
@@ -120,6 +121,8 @@ class Door:
         with self._database.begin("kat_system") as conn:
             if runners.seen(conn, runner, tools):
                 plan.tools_changed(conn, self._registry)
+            if runner.drained_at is not None:
+                return Jobs([], LEASE_SECONDS, DRAINED_SECONDS)
             tasks = queue.claim(
                 conn, ["scan"], runner.name, most, scanners=able, vantage=runner.vantage, lease_seconds=LEASE_SECONDS
             )
