@@ -11,6 +11,7 @@ from alembic import command
 from psycopg import sql
 from sqlalchemy import Connection, text
 
+from kattegat.scheduler import dispatch
 from kattegat.store import migrate, partition, server
 from kattegat.store.database import ROLES, Database
 
@@ -118,3 +119,41 @@ def rows(conn: Connection) -> list[tuple[object, ...]]:
         tuple(row)
         for row in conn.execute(text("SELECT id, kind, state, priority, run_after, reason FROM task ORDER BY id"))
     ]
+
+
+def test_0003_splits_who_asked_and_puts_it_together_again(empty: Database) -> None:
+    to(empty, "0001")
+    with empty.begin("kat_owner") as conn:
+        partition.ensure(conn)
+        seed(conn)
+        conn.execute(text("UPDATE schedule SET requested_by = 'anna' WHERE id % 4 = 0"))
+        asked = requests(conn, "requested_by")
+    to(empty, "0003")
+    with empty.begin("kat_owner") as conn:
+        assert set(requests(conn, "request_actor, request_way").values()) == {
+            ("", ""),
+            ("anna", ""),
+            ("piet", "command line"),
+        }
+        changed = min(asked)
+        conn.execute(
+            text("UPDATE schedule SET request_actor = 'eva', request_way = 'API' WHERE id = :id"), {"id": changed}
+        )
+        conn.execute(text("INSERT INTO blocked (what, reason, set_by) VALUES ('example.org', 'theirs', 'piet')"))
+        conn.execute(text("UPDATE evidence_root SET leaves = 5000000000"))
+    to(empty, "0002")
+    with empty.begin("kat_owner") as conn:
+        assert requests(conn, "requested_by") == {**asked, changed: ("eva (API)",)}
+        conn.execute(text("UPDATE schedule SET requested_by = 'otto (page)' WHERE id = :id"), {"id": changed})
+    to(empty, "0003")
+    with empty.begin("kat_owner") as conn:
+        found = requests(conn, "request_actor, request_way")
+        assert found[changed] == ("otto", "page")
+        assert {dispatch.requested_by(*pair) for key, pair in found.items() if key != changed} == {
+            pair[0] for key, pair in asked.items() if key != changed
+        }
+        assert conn.execute(text("SELECT reason FROM blocked")).scalar_one() == "theirs"
+
+
+def requests(conn: Connection, columns: str) -> dict[int, tuple[str, ...]]:
+    return {row[0]: tuple(row[1:]) for row in conn.execute(text(f"SELECT id, {columns} FROM schedule ORDER BY id"))}

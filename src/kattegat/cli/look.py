@@ -31,7 +31,7 @@ At = Annotated[str | None, Parameter(name="--at", help="As it was at this time, 
 SOURCES = text(
     """
     SELECT s.scanner, s.vantage, s.state, s.reason, s.confirmed_at, s.last_ended_at, s.unmeasured,
-           h.due_at, coalesce(h.hold, '') AS hold
+           h.due_at, coalesce(h.hold, '') AS hold, coalesce(h.wait, '') AS wait
     FROM source s LEFT JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
     WHERE s.organisation_id = :organisation AND s.asset_id = :asset ORDER BY s.scanner, s.vantage
     """
@@ -222,6 +222,8 @@ def _why(found: origin.Origin | None) -> list[str]:
 def _scanner_state(source: Any) -> str:
     if source.hold:
         return f"does not run: {source.hold}"
+    if source.wait:
+        return f"waits: {source.wait}"
     if source.state == "never":
         return f"has not run yet, due {moment(source.due_at)} UTC" if source.due_at else "has not run yet"
     at = f"{moment(source.last_ended_at)} UTC" if source.last_ended_at else "?"

@@ -24,6 +24,7 @@ from kattegat.cli import (
     plugins,
     process,
     runners,
+    schedule,
     status,
     tasks,
     up,
@@ -46,7 +47,7 @@ app.command(tasks.run)
 app.command(pauses.pause)
 app.command(pauses.resume)
 app.command(pauses.listed, name="pauses")
-for group in (tasks.app, runners.app):
+for group in (tasks.app, runners.app, schedule.app, schedule.block):
     app.command(group)
 for group in (evidence.app, backup.app, parked.app, openkat.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)

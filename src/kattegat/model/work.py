@@ -1,6 +1,7 @@
 """What a runner and the door say to each other: MessagePack messages over HTTPS or a Unix socket.
 
 POST /door/v1/claim (Claim -> Jobs), /door/v1/heartbeat (Heartbeat -> Leases), /door/v1/hand-in (Result -> Receipt),
+/door/v1/permits (PermitCall -> Permits),
 each with `Authorization: Bearer TOKEN`. A job is leased to its runner until `lease_seconds` after the last heartbeat.
 """
 
@@ -15,6 +16,7 @@ PROTOCOL = 1
 LEASE_SECONDS = 30
 HEARTBEAT_SECONDS = 2
 """Also how soon a runner learns that a scan was cancelled; the lease itself is written anew every ten seconds."""
+START_SECONDS = 1.0
 MAXIMUM_RESULT = 64 * 1024 * 1024
 
 Outcome = Literal["ok", "failed", "blocked"]
@@ -56,6 +58,10 @@ class Limits(msgspec.Struct):
     zone: str
     own_networks: list[str] = []
     refused: list[tuple[str, str]] = []
+    permits: bool = False
+    """Every connection needs a permit of the door (`PermitCall`): there are limits that all runners share."""
+    rate: float = 0.0
+    """New connections in a second that an external program may make; 0 for no limit."""
 
 
 class Job(msgspec.Struct):
@@ -93,6 +99,33 @@ class Leases(msgspec.Struct):
     """The tasks that are the runner's no longer: to be ended, their results will be refused."""
 
     lost: list[int]
+
+
+class PermitCall(msgspec.Struct):
+    """A runner wants to connect to an address for a scan that it holds: at most `most` times now. It prolongs permits
+    whose connections are still open (`renew`), and gives back those whose connections are closed (`release`).
+    """
+
+    task_id: int = 0
+    lease_token: int = 0
+    address: str = ""
+    most: int = 0
+    renew: list[int] = []
+    release: list[int] = []
+
+
+class Permits(msgspec.Struct):
+    """The answer: permits as (number, seconds after which it may be used). Each is for one connection, which is begun
+    within `START_SECONDS` of that and is closed when `seconds` have passed, both counted from when the call was sent.
+
+    No permit and `wait_seconds`: ask again then. `lost`: the lease is not the runner's any more.
+    """
+
+    permits: list[tuple[int, float]]
+    renewed: list[int]
+    seconds: float
+    wait_seconds: float = 0.0
+    lost: bool = False
 
 
 class Detail(msgspec.Struct):

@@ -15,8 +15,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from kattegat.runner.dns import Client
 from kattegat.runner.guard import Guard, Refused, plain
 from kattegat.runner.limits import Journal, Rules, Unreached, explain
+from kattegat.runner.permits import Held
 
-Permit = Callable[[str], AbstractAsyncContextManager[None]]
+Permit = Callable[[str], AbstractAsyncContextManager[Held | None]]
 
 
 def place(address: str, port: int) -> str:
@@ -65,6 +66,12 @@ class Connection:
         self._writer.transport.abort()
         # Its permit is for others now, also while the scanner still holds on to the stream.
         self._release = asyncio.get_running_loop().create_task(self.after.aclose())
+
+    def cut(self) -> None:
+        """Ends it at once: it may not go on."""
+        if not self._closed:
+            self._alarm.cancel()
+            self._expire()
 
     def _slow(self) -> Unreached:
         return Unreached(
@@ -205,7 +212,7 @@ class Dialer:
 
     async def _dial(self, address: str, port: int, tls: str | None) -> Connection:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._permit(address))
+            held = await stack.enter_async_context(self._permit(address))
             sock = await self.socket(address, port, self._rules.connect_seconds)
             local = str(sock.getsockname()[0])
             try:
@@ -214,6 +221,10 @@ class Dialer:
                 sock.close()
                 raise
             connection = Connection(reader, writer, self._rules, self._journal, local, address, port)
+            if held is not None:
+                held.lost = connection.cut
+                if held.over:
+                    connection.cut()
             self._open.add(connection)
             stack.callback(self._open.discard, connection)
             connection.after = stack.pop_all()

@@ -1,4 +1,4 @@
-"""The runner's side of the door: the three messages of `model.work` over HTTPS or a Unix socket."""
+"""The runner's side of the door: the messages of `model.work` over HTTPS or a Unix socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import msgspec
 
 from kattegat.errors import KattegatError, UsageError
-from kattegat.model.work import Claim, Heartbeat, Jobs, Leases, Receipt
+from kattegat.model.work import Claim, Heartbeat, Jobs, Leases, PermitCall, Permits, Receipt
 
 A = TypeVar("A")
 CONTENT = "application/msgpack"
@@ -64,6 +64,10 @@ class Door:
     async def heartbeat(self, message: Heartbeat) -> Leases:
         """Keeps leases; gives back those that are lost."""
         return await self._send("heartbeat", msgspec.msgpack.encode(message), Leases)
+
+    async def permits(self, message: PermitCall) -> Permits:
+        """Asks for permits, prolongs them, gives them back."""
+        return await self._send("permits", msgspec.msgpack.encode(message), Permits)
 
     async def hand_in(self, packed: bytes) -> Receipt:
         """Hands in a packed `Result`."""

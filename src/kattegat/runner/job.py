@@ -51,6 +51,7 @@ async def run_job(
             scanner=spec.name,
             options=install_options(settings) | {option.name: option.default for option in spec.options} | job.options,
             known=known_facts(job, registry),
+            lease=(job.task_id, job.lease_token),
         )
         opened(net)
     except (KattegatError, ValueError) as problem:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 from kattegat.model.work import Limits
 from kattegat.plugin import DnsReply, HttpReply, Known, Stream, ToolReply
-from kattegat.runner import dns, http
+from kattegat.runner import dns, http, permits
 from kattegat.runner import ports as connect_scan
 from kattegat.runner.dial import Dialer
 from kattegat.runner.guard import Guard, own_addresses
 from kattegat.runner.limits import Journal, Permits, Rules, Unreached, lenient_tls
 from kattegat.runner.tools import Tools
 from kattegat.settings import Settings
+
+RATE_OPTIONS = {"nmap": "--max-rate", "nuclei": "-rate-limit", "masscan": "--max-rate", "zmap": "--rate"}
 
 
 class Shared:
@@ -35,6 +38,8 @@ class Shared:
         self.permits = Permits(rules)
         self.tools = Tools(rules)
         self.tls: ssl.SSLContext = lenient_tls()
+        self.shared_permits: permits.Client | None = None
+        """Set by a runner with a door: permits that count over all runners."""
         self._machine = tuple(machine) if machine is not None else None
 
     @classmethod
@@ -58,24 +63,52 @@ class GuardedNet:
         scanner: str = "",
         options: Mapping[str, Any] | None = None,
         known: Mapping[str, tuple[Known[Any], ...]] | None = None,
+        lease: tuple[int, int] = (0, 0),
     ) -> None:
         self.vantage = shared.vantage
         self.options: Mapping[str, Any] = dict(options or {})
         self.known: Mapping[str, tuple[Known[Any], ...]] = dict(known or {})
         self.journal = Journal(shared.rules)
         self._shared, self._rules, self._scanner = shared, shared.rules, scanner
+        self._limits, self._lease = limits, lease
         guard = Guard(limits, shared.machine())
         self._dns = dns.Client(shared.resolvers, shared.rules, self.journal, self._datagram)
         self._dialer = Dialer(guard, self._dns, shared.rules, self.journal, self._connection, shared.tls)
 
-    def _connection(self, address: str) -> AbstractAsyncContextManager[None]:
-        return self._shared.permits.connection(address, self._scanner)
+    @asynccontextmanager
+    async def _connection(self, address: str) -> AsyncIterator[permits.Held | None]:
+        async with self._shared.permits.connection(address, self._scanner), self._permit(address) as held:
+            yield held
+
+    @asynccontextmanager
+    async def _attempt(self, address: str) -> AsyncIterator[permits.Held | None]:
+        async with self._shared.permits.attempt(address), self._permit(address) as held:
+            yield held
 
     @asynccontextmanager
     async def _datagram(self, address: str) -> AsyncIterator[None]:
-        # Questions are small and answered at once: they are counted like attempts, not like connections.
+        # Questions are small and answered at once: they are counted like attempts, not like connections. The resolver
+        # is nobody's target, so only what is asked of others needs a permit.
         async with self._shared.permits.attempt(address):
-            yield
+            if any(address == server.address for server in self._shared.resolvers):
+                yield
+                return
+            async with self._permit(address):
+                yield
+
+    @asynccontextmanager
+    async def _permit(self, address: str) -> AsyncIterator[permits.Held | None]:
+        """The right to one connection that counts over all runners; None where there is no such limit."""
+        if not self._limits.permits:
+            yield None
+            return
+        if self._shared.shared_permits is None:
+            raise Unreached(
+                f"Nothing was sent to {address}: its limits need permits, and there is no door here.", "local"
+            )
+        async with self._shared.shared_permits.connection(self._lease, address) as held:
+            self.journal.going(address)
+            yield held
 
     async def resolve(self, name: str) -> list[str]:
         """The addresses of a name that may be contacted; see `plugin.Net`."""
@@ -100,7 +133,7 @@ class GuardedNet:
     async def ports(self, address: str, ports: Sequence[int]) -> AsyncGenerator[tuple[int, str], None]:
         """Tries ports; see `plugin.Net`."""
         checked = self._dialer.check(address)
-        scan = connect_scan.scan(self._dialer, self._rules, checked, ports, self._shared.permits.attempt)
+        scan = connect_scan.scan(self._dialer, self._rules, checked, ports, self._attempt)
         async with aclosing(scan):
             async for result in scan:
                 yield result
@@ -119,9 +152,38 @@ class GuardedNet:
         self.journal.tool_version = await self._shared.tools.version(tool)
         for address in checked:
             self.journal.contacted(address)
-        reply = await self._shared.tools.run(tool, arguments, stdin)
+        async with AsyncExitStack() as stack:
+            held = [await stack.enter_async_context(self._permit(address)) for address in dict.fromkeys(checked)]
+            reply = await self._run(tool, self._paced(tool, arguments), stdin, [one for one in held if one is not None])
         self.journal.count(len(reply.stdout) + len(reply.stderr))
         return reply
+
+    def _paced(self, tool: str, arguments: Sequence[str]) -> tuple[str, ...]:
+        """The arguments with the rate that the program has to keep to, where it has an option for that."""
+        option = RATE_OPTIONS.get(tool)
+        if not self._limits.rate or option is None:
+            return tuple(arguments)
+        paced = (
+            option,
+            f"{self._limits.rate:g}" if tool == "nmap" else str(max(1, int(self._limits.rate))),
+            *arguments,
+        )
+        self.journal.arguments = list(paced)
+        return paced
+
+    async def _run(self, tool: str, arguments: Sequence[str], stdin: bytes, held: Sequence[permits.Held]) -> ToolReply:
+        running = asyncio.create_task(self._shared.tools.run(tool, arguments, stdin))
+        for permit in held:
+            permit.lost = running.cancel
+        try:
+            return await running
+        except asyncio.CancelledError:
+            running.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await running
+            if any(permit.over for permit in held):
+                raise Unreached(f"{tool} was ended: its permit to contact the target was over.", "limit") from None
+            raise
 
     async def close(self) -> None:
         """Ends what the scanner left open, and lets it open nothing more."""

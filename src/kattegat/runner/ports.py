@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Iterable
 
 from kattegat.plugin import NotReached
-from kattegat.runner.dial import Dialer
+from kattegat.runner.dial import Dialer, Permit
 from kattegat.runner.limits import Rules, Unreached
 
 OPEN, CLOSED, NO_ANSWER = "open", "closed", "no answer"
-
-Permit = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 async def scan(

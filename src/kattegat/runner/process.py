@@ -25,6 +25,7 @@ from kattegat.runner.door import Door, DoorAway, DoorBusy, DoorRefused
 from kattegat.runner.job import run_job
 from kattegat.runner.net import GuardedNet, Shared
 from kattegat.runner.outbox import Lease, Outbox
+from kattegat.runner.permits import Client
 from kattegat.settings import Settings
 
 STOP_SECONDS = 5.0
@@ -67,6 +68,7 @@ class Runner:
         for spec in self._registry.scanners.values():
             if spec.tool and self._shared.tools.find(spec.tool):
                 self._tools[spec.tool] = await self._shared.tools.version(spec.tool)
+        self._shared.shared_permits = permits = Client(self._door)
         loops = [asyncio.create_task(loop()) for loop in (self._claiming, self._beating, self._sending)]
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -76,6 +78,7 @@ class Runner:
             for loop in loops[:2]:
                 loop.cancel()
             await self._end_jobs()
+            await permits.aclose()
             with suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_SECONDS):
                     await self._outbox.wait_empty()

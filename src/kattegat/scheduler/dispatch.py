@@ -10,6 +10,7 @@ Every look is at the front of an index, so a million sources that are not due co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import Connection, Row, text
 
 from kattegat.inventory import planning
-from kattegat.scheduler import pauses, queue, turns
+from kattegat.scheduler import pauses, queue, regime, times, turns
 from kattegat.scheduler.queue import NewTask, Returned
 
 QUEUE_HOLDS = 2000
@@ -77,7 +78,8 @@ DUE = text(
       SELECT d.* FROM unnest(CAST(:owners AS bigint[]), CAST(:priorities AS integer[]), CAST(:everies AS interval[]))
         AS g(organisation_id, priority, every)
       CROSS JOIN LATERAL (
-        SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every, h.requested_by FROM schedule h
+        SELECT h.organisation_id, h.id, h.priority, h.due_at, h.every, h.request_actor, h.request_way
+        FROM schedule h
         WHERE h.hold = '' AND h.organisation_id = g.organisation_id AND h.priority = g.priority AND h.every = g.every
           AND h.due_at <= now()
           AND (h.organisation_id, h.id) NOT IN (SELECT organisation_id, source_id FROM open)
@@ -95,7 +97,7 @@ DUE = text(
     ), picked AS (
       SELECT p.* FROM placed p ORDER BY p.priority > 0, p.place, p.rank, p.due_at, p.id LIMIT :most
     )
-    SELECT p.organisation_id, p.id, p.rank, p.requested_by, s.scanner, s.vantage,
+    SELECT p.organisation_id, p.id, p.rank, p.request_actor, p.request_way, s.scanner, s.vantage, s.asset_id,
            (SELECT {pauses.sentence("u")} FROM pause u
             WHERE u.level IN ('asset', 'scanner') AND {pauses.covers("u", "s.organisation_id", "s.scanner", "s.id")}
             ORDER BY u.id LIMIT 1) AS paused
@@ -107,7 +109,8 @@ DUE = text(
 # The next time is a guess until the run has ended; without it a task that ends dead would never be tried again.
 SENT = text(
     """
-    UPDATE schedule h SET due_at = now() + h.every, priority = 100, requested_by = ''
+    UPDATE schedule h
+    SET due_at = now() + h.every, priority = 100, request_actor = '', request_way = '', wait = ''
     FROM unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[])) AS r(organisation_id, id)
     WHERE h.organisation_id = r.organisation_id AND h.id = r.id
     """
@@ -118,7 +121,8 @@ RAN = text(
     UPDATE schedule h
     SET tries = CASE r.outcome WHEN 'failed' THEN h.tries + 1 ELSE 0 END,
         priority = CASE WHEN r.again THEN h.priority ELSE 100 END,
-        requested_by = CASE WHEN r.again THEN h.requested_by ELSE '' END,
+        request_actor = CASE WHEN r.again THEN h.request_actor ELSE '' END,
+        request_way = CASE WHEN r.again THEN h.request_way ELSE '' END,
         due_at = CASE WHEN r.again THEN h.due_at ELSE
           r.ended_at + (1 + :jitter * (2 * random() - 1)) * CASE r.outcome
             WHEN 'failed' THEN least(h.every, make_interval(secs => :base * power(2, least(h.tries, 20))))
@@ -134,6 +138,22 @@ RAN = text(
     WHERE h.organisation_id = r.organisation_id AND h.id = r.id
     """
 )
+POSTPONE = text(
+    """
+    UPDATE schedule h SET due_at = r.due_at, wait = r.reason
+    FROM unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[]), CAST(:times AS timestamptz[]),
+                CAST(:reasons AS text[])) AS r(organisation_id, id, due_at, reason)
+    WHERE h.organisation_id = r.organisation_id AND h.id = r.id
+    """
+)
+CRON = text(
+    """
+    SELECT h.organisation_id, h.id, h.cron FROM schedule h
+    JOIN unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[])) AS r(organisation_id, id)
+      ON h.organisation_id = r.organisation_id AND h.id = r.id
+    WHERE h.cron <> '' AND h.due_at > now()
+    """
+)
 ASK = text(
     f"""
     WITH mine AS (
@@ -145,7 +165,8 @@ ASK = text(
       WHERE t.organisation_id = :organisation AND t.source_id = mine.id AND t.kind = 'scan' AND t.state = 'queued'
       RETURNING t.source_id AS id
     ), due AS (
-      UPDATE schedule h SET due_at = now(), priority = 0, requested_by = :by FROM mine
+      UPDATE schedule h SET due_at = now(), priority = 0, request_actor = :actor, request_way = :way, wait = ''
+      FROM mine
       WHERE h.organisation_id = :organisation AND h.id = mine.id AND mine.id NOT IN (SELECT id FROM queued)
       RETURNING h.id
     )
@@ -187,6 +208,7 @@ def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Colle
     if room <= 0 or not conn.execute(ANY_DUE).scalar_one():
         return pushed
     chosen = None if organisations is None else list(organisations)
+    rules = regime.load(conn)
     with planning.by_index(conn):
         for _ in range(ROUNDS):
             groups = conn.execute(GROUPS, {"organisations": chosen}).all()
@@ -201,8 +223,10 @@ def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Colle
                 "each": -(-room // len(owners)),
             }
             found = conn.execute(DUE, parameters).all()
-            free = [row for row in found if row.paused is None]
             hold(conn, [(row.organisation_id, row.id, row.paused) for row in found if row.paused is not None])
+            closed = _closed(conn, [row for row in found if row.paused is None], rules)
+            postpone(conn, [(row.organisation_id, row.id, *until) for row, until in closed if until])
+            free = [row for row, until in closed if not until]
             sent = _send(conn, free)
             pushed += sent
             room -= len(sent)
@@ -210,6 +234,46 @@ def dispatch(conn: Connection, *, holds: int = QUEUE_HOLDS, organisations: Colle
             if room <= 0 or not found:
                 break
     return pushed
+
+
+def _closed(
+    conn: Connection, rows: Sequence[Row[Any]], rules: regime.Regime
+) -> list[tuple[Row[Any], tuple[datetime, str] | None]]:
+    """Each row with when it may run and why not now; None where it may."""
+    if not rules or not rows:
+        return [(row, None) for row in rows]
+    now = conn.execute(text("SELECT now()")).scalar_one()
+    inside = regime.sets_of(conn, rules, [(row.organisation_id, row.asset_id) for row in rows])
+    return [
+        (row, rules.closed(now, row.organisation_id, row.scanner, inside.get((row.organisation_id, row.asset_id), ())))
+        for row in rows
+    ]
+
+
+def postpone(conn: Connection, refused: Iterable[tuple[int, int, datetime, str]]) -> None:
+    """Makes sources due later, as (organisation, source, when, why): a window is closed. Requests stay requests."""
+    listed = list(refused)
+    if listed:
+        conn.execute(
+            POSTPONE,
+            {
+                "organisations": [entry[0] for entry in listed],
+                "ids": [entry[1] for entry in listed],
+                "times": [entry[2] for entry in listed],
+                "reasons": [entry[3] for entry in listed],
+            },
+        )
+
+
+def requested_by(actor: str, way: str) -> str:
+    """Who asked for a scan, as it is told: `piet (command line)`."""
+    return f"{actor} ({way})" if way else actor
+
+
+def actor_and_way(by: str) -> tuple[str, str]:
+    """`piet (command line)` in its two parts; the second is "" where there is none."""
+    found = re.fullmatch(r"(.*) \(([^()]*)\)", by, re.DOTALL)
+    return (found[1], found[2]) if found else (by, "")
 
 
 def _send(conn: Connection, rows: Sequence[Row[Any]]) -> list[int]:
@@ -225,7 +289,7 @@ def _send(conn: Connection, rows: Sequence[Row[Any]]) -> list[int]:
                 row.scanner,
                 row.vantage,
                 row.rank,
-                payload={"requested_by": row.requested_by} if row.requested_by else {},
+                payload={"requested_by": requested_by(row.request_actor, row.request_way)} if row.request_actor else {},
             )
             for row in rows
         ],
@@ -254,11 +318,22 @@ def ran(conn: Connection, runs: Iterable[Ran], *, base_seconds: float = RETRY_SE
             "base": base_seconds,
         },
     )
+    by_cron = conn.execute(
+        CRON, {"organisations": [run.organisation_id for run in listed], "ids": [run.source_id for run in listed]}
+    ).all()
+    ended = {(run.organisation_id, run.source_id): run for run in listed}
+    times_ = []
+    for row in by_cron:
+        rule, run = times.interval(row.cron), ended[row.organisation_id, row.id]
+        if isinstance(rule, times.Cron) and run.outcome != "failed":
+            times_.append((row.organisation_id, row.id, rule.after(run.ended_at), ""))
+    postpone(conn, times_)
 
 
 def request(conn: Connection, organisation_id: int, source_ids: Collection[int], by: str) -> Requested:
     """Makes sources due now, before everything else. What is held stays held, and the answer says why."""
-    parameters = {"organisation": organisation_id, "ids": list(source_ids), "by": by}
+    actor, way = actor_and_way(by)
+    parameters = {"organisation": organisation_id, "ids": list(source_ids), "actor": actor, "way": way}
     asked = list(conn.execute(ASK, parameters).scalars())
     held = {row.id: row.hold for row in conn.execute(HELD, parameters)}
     return Requested(asked, held)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
@@ -20,6 +21,7 @@ from kattegat.model.assets import Asset, IPAddress, Network, Service
 from kattegat.model.work import Job, KnownFact, Limits
 from kattegat.plugin import Option, ScannerSpec
 from kattegat.registry import Registry
+from kattegat.scheduler import blocklist, regime
 from kattegat.scheduler.plan import GONE, NO_CONSENT
 from kattegat.scheduler.queue import Task
 
@@ -91,10 +93,11 @@ def in_force(conn: Connection, organisation_id: int) -> dict[str, Any]:
 
 
 class Built(NamedTuple):
-    """The jobs, and the tasks that may not be done any more, each with the reason."""
+    """The jobs; the tasks that may not be done any more, each with the reason; those that may begin later, and when."""
 
     jobs: list[Job]
     refused: list[tuple[Task, str]]
+    closed: list[tuple[Task, datetime, str]]
 
 
 class Declared(NamedTuple):
@@ -118,7 +121,7 @@ def build(
     wanted = [task for task in tasks if task.organisation_id is not None and task.source_id is not None]
     refused: list[tuple[Task, str]] = [(task, "it names no source") for task in tasks if task not in wanted]
     if not wanted:
-        return Built([], refused)
+        return Built([], refused, [])
     organisations = sorted({_of(task) for task in wanted})
     subjects = {
         row.task_id: row
@@ -131,15 +134,29 @@ def build(
             },
         )
     }
+    rules, blocked = regime.load(conn), blocklist.in_force(conn, organisations)
+    inside = regime.sets_of(
+        conn, rules, [(_of(task), row.asset_id) for task in wanted if (row := subjects.get(task.id))]
+    )
+    now = conn.execute(text("SELECT now()")).scalar_one()
+    closed: list[tuple[Task, datetime, str]] = []
     allowed: list[tuple[Task, ScannerSpec, Any, Asset]] = []
     for task in wanted:
         row, spec = subjects.get(task.id), registry.scanners.get(task.scanner)
         reason = _refusal(task, row, spec)
         if not reason and row is not None and spec is not None:
+            until = rules.closed(now, _of(task), spec.name, inside.get((_of(task), row.asset_id), ()))
+            if until is not None:
+                closed.append((task, *until))
+                continue
             try:
-                allowed.append((task, spec, row, assets.parse(row.type, row.key)))
+                subject = assets.parse(row.type, row.key)
             except KattegatError as problem:
                 reason = str(problem)
+            else:
+                reason = blocklist.reason(blocked, _of(task), subject)
+                if not reason:
+                    allowed.append((task, spec, row, subject))
         if reason:
             refused.append((task, reason))
     own: dict[tuple[int, str], list[str]] = defaultdict(list)
@@ -161,13 +178,24 @@ def build(
                 asset_type=row.type,
                 asset_key=row.key,
                 clearance=row.clearance,
-                limits=Limits(place[1], own.get(place, []), below(declared.get(place, []), spec.clearance)),
+                limits=Limits(
+                    place[1],
+                    own.get(place, []),
+                    [
+                        *blocklist.refused(blocked, place[0], place[1]),
+                        *below(declared.get(place, []), spec.clearance),
+                    ],
+                    permits=bool(
+                        permits := rules.permits(place[0], spec.name, inside.get((place[0], row.asset_id), ()))
+                    ),
+                    rate=min((rates.rate for rates in permits.values() if rates.rate), default=0.0),
+                ),
                 options=options_of(spec, in_force[place[0]]),
                 known=known.get(task.id, []),
                 seconds=seconds,
             )
         )
-    return Built(jobs, refused)
+    return Built(jobs, refused, closed)
 
 
 def options_of(spec: ScannerSpec, in_force: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from kattegat.model import assets
 from kattegat.model.assets import Asset
 from kattegat.plugin import ScannerSpec
 from kattegat.registry import Registry
+from kattegat.scheduler import blocklist, regime
 
 GONE = "no longer present"
 NO_CONSENT = "no consent: nobody has recorded this organisation's permission to scan"
@@ -56,16 +57,17 @@ SOURCES = text(
 )
 SCHEDULES = text(
     """
-    INSERT INTO schedule AS h (organisation_id, id, every, hold, priority)
-    SELECT s.organisation_id, s.id, r.every, r.hold, CASE s.state WHEN 'never' THEN 50 ELSE 100 END
+    INSERT INTO schedule AS h (organisation_id, id, every, cron, hold, priority)
+    SELECT s.organisation_id, s.id, r.every, r.cron, r.hold, CASE s.state WHEN 'never' THEN 50 ELSE 100 END
     FROM unnest(CAST(:scanners AS text[]), CAST(:assets AS bigint[]), CAST(:everies AS interval[]),
-                CAST(:holds AS text[])) AS r(scanner, asset_id, every, hold)
+                CAST(:crons AS text[]), CAST(:holds AS text[])) AS r(scanner, asset_id, every, cron, hold)
     JOIN source s ON s.organisation_id = :organisation AND s.scanner = r.scanner AND s.asset_id = r.asset_id
       AND s.vantage = :vantage
     ORDER BY s.id
     ON CONFLICT (organisation_id, id) DO UPDATE
-    SET every = excluded.every, hold = excluded.hold, due_at = least(h.due_at, now() + excluded.every)
-    WHERE (h.every, h.hold) IS DISTINCT FROM (excluded.every, excluded.hold)
+    SET every = excluded.every, cron = excluded.cron, hold = excluded.hold,
+        due_at = least(h.due_at, now() + excluded.every)
+    WHERE (h.every, h.cron, h.hold) IS DISTINCT FROM (excluded.every, excluded.cron, excluded.hold)
     """
 )
 # What has a schedule and is not to be scanned at all: the asset is gone, or the scanner is.
@@ -182,32 +184,37 @@ def plan(
     # Before any schedule is locked: whoever records plans too, and in another order.
     presence.lock(conn, [organisation_id])
     standing = _standing(conn, organisation_id)
-    rows: list[tuple[str, int, timedelta, str]] = []
+    rules, blocked = regime.load(conn), blocklist.in_force(conn, [organisation_id])
+    rows: list[tuple[str, int, timedelta, str, str]] = []
     by_type: dict[str, list[ScannerSpec]] = {}
     for spec in registry.scanners.values():
         by_type.setdefault(spec.about.type, []).append(spec)
-    for row in conn.execute(ASSETS_ALL if ids is None else ASSETS_SOME, chosen):
+    found = conn.execute(ASSETS_ALL if ids is None else ASSETS_SOME, chosen).all()
+    inside = regime.sets_of(conn, rules, [(organisation_id, row.id) for row in found])
+    for row in found:
         if row.type not in by_type:
             continue
         subject = assets.parse(row.type, row.key)
-        rows += [
-            (spec.name, row.id, spec.every, _hold(spec, row, standing, only, skip))
-            for spec in by_type[row.type]
-            if _applies(spec, subject)
-        ]
+        block = blocklist.reason(blocked, organisation_id, subject)
+        for spec in by_type[row.type]:
+            if _applies(spec, subject):
+                rule = rules.every(organisation_id, spec.name, inside.get((organisation_id, row.id), ()))
+                every, cron = regime.span(rule) if rule else (spec.every, "")
+                rows.append((spec.name, row.id, every, cron, _hold(spec, row, standing, only, skip) or block))
     parameters: dict[str, Any] = {
         **chosen,
         "scanners": [row[0] for row in rows],
         "assets": [row[1] for row in rows],
         "everies": [row[2] for row in rows],
-        "holds": [row[3] for row in rows],
+        "crons": [row[3] for row in rows],
+        "holds": [row[4] for row in rows],
         "installed": sorted(registry.scanners),
         "gone": GONE,
     }
     new = conn.execute(SOURCES, parameters).rowcount
     conn.execute(SCHEDULES, parameters)
     conn.execute(OUT_ALL if ids is None else OUT_SOME, parameters)
-    return Planned(len(rows), new, sum(1 for row in rows if row[3]))
+    return Planned(len(rows), new, sum(1 for row in rows if row[4]))
 
 
 def due_for_changes(

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kattegat import logs
 from kattegat.errors import KattegatError
-from kattegat.scheduler import beat, catchup, dispatch, pauses, queue
+from kattegat.scheduler import beat, blocklist, catchup, dispatch, pauses, permits, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
@@ -90,6 +90,8 @@ class Scheduler:
             dispatch.settle(conn, returned)
         with self._database.begin("kat_system") as conn:
             pauses.tick(conn)
+            blocklist.tick(conn)
+            permits.sweep(conn)
         with self._database.begin("kat_system") as conn:
             catchup.tick(conn)
             sent = dispatch.dispatch(conn, holds=self._holds)

@@ -25,7 +25,7 @@ import msgspec
 from sqlalchemy import Connection, Row, text
 
 from kattegat.errors import KattegatError
-from kattegat.scheduler import pauses, turns
+from kattegat.scheduler import pauses, payload, turns
 
 Kind = Literal["scan", "ingest", "report", "deliver", "sweep", "backup"]
 State = Literal["queued", "leased", "paused", "done", "failed", "dead", "cancelled"]
@@ -163,6 +163,7 @@ CLAIM = text(
       WHERE t.state = 'queued' AND t.kind = :kind AND t.run_after <= now()
         AND (CAST(:scanners AS text[]) IS NULL OR t.scanner = ANY(CAST(:scanners AS text[])))
         AND (t.vantage = '' OR CAST(:vantage AS text) IS NULL OR t.vantage = :vantage)
+        AND (CAST(:ids AS bigint[]) IS NULL OR t.id = ANY(CAST(:ids AS bigint[])))
         AND (t.kind <> 'scan' OR NOT (SELECT EXISTS (SELECT FROM pause)) OR NOT {pauses.COVERED})
       ORDER BY t.turn, t.priority, t.run_after, t.id LIMIT :most
       FOR UPDATE OF t SKIP LOCKED
@@ -328,11 +329,12 @@ def claim(
     scanners: Collection[str] | None = None,
     vantage: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
+    ids: Collection[int] | None = None,
 ) -> list[Task]:
     """Takes at most `most` tasks for `by`, of the first kind first, and leases each under a new token; by turns.
 
-    `scanners` None means whatever the scanner; `vantage` None means wherever. Rows that somebody else is claiming at
-    this moment are passed over, so no task is ever given twice.
+    `scanners` None means whatever the scanner; `vantage` None means wherever; with `ids` only of these. Rows that
+    somebody else is claiming at this moment are passed over, so no task is ever given twice.
     """
     taken: list[Task] = []
     for kind in kinds:
@@ -345,6 +347,7 @@ def claim(
             "scanners": None if scanners is None else list(scanners),
             "vantage": vantage,
             "seconds": lease_seconds,
+            "ids": None if ids is None else list(ids),
         }
         taken += [task_of(row) for row in conn.execute(CLAIM, parameters)]
     return taken
@@ -427,7 +430,7 @@ def clean(reason: str) -> str:
 
 def task_of(row: Row[Any]) -> Task:
     """A row that was selected with `COLUMNS`."""
-    return Task(**row._mapping)
+    return Task(**{**row._mapping, "payload": payload.read(row.payload)})
 
 
 def _returned(row: Row[Any]) -> Returned:

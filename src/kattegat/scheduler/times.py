@@ -23,6 +23,7 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LEAST, MOST = timedelta(minutes=1), timedelta(days=3660)
 FAR = timedelta(days=366 * 5)
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class TimeRuleError(UsageError):

@@ -9,10 +9,11 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from kattegat.plugin import ScannerSpec
+from kattegat.scheduler import regime, room
 from kattegat.scheduler.queue import Task
 from kattegat.scheduler.runners import Runner, listed
 
-Code = Literal["turn", "retry", "paused", "runner", "drained", "tool", "held", "not-due", "place"]
+Code = Literal["turn", "retry", "paused", "runner", "drained", "tool", "limit", "held", "window", "not-due", "place"]
 LIVE_SECONDS = 30.0
 COUNTED = 10_000
 
@@ -28,7 +29,7 @@ AHEAD = text(
 NOW = text("SELECT now()")
 SOURCES = text(
     """
-    SELECT h.id, h.hold, h.due_at, h.due_at <= now() AS due, h.priority FROM schedule h
+    SELECT h.id, h.hold, h.wait, h.due_at, h.due_at <= now() AS due, h.priority FROM schedule h
     WHERE h.organisation_id = :organisation AND h.id = ANY(CAST(:ids AS bigint[])) ORDER BY h.id
     """
 )
@@ -63,6 +64,7 @@ def tasks(conn: Connection, waiting: Sequence[Task], scanners: Mapping[str, Scan
         and runner.seen_at is not None
         and (now - runner.seen_at).total_seconds() < LIVE_SECONDS
     ]
+    limited = room.full(conn, regime.load(conn).scans(), [task for task in open_ if task.kind == "scan"])
     ahead = _ahead(conn, [task for task in open_ if task.state == "queued"])
     found: dict[int, Why] = {}
     for task in open_:
@@ -71,6 +73,8 @@ def tasks(conn: Connection, waiting: Sequence[Task], scanners: Mapping[str, Scan
         elif task.run_after > now:
             after = f" after try {task.tries} of {task.max_tries}: {task.reason}" if task.tries else ""
             found[task.id] = Why("retry", f"waits until {task.run_after:%Y-%m-%d %H:%M:%S} UTC{after}")
+        elif task.id in limited:
+            found[task.id] = Why("limit", limited[task.id])
         else:
             found[task.id] = (task.kind == "scan" and _no_runner(task, live, scanners.get(task.scanner))) or Why(
                 "turn", _turn(ahead.get(task.id, 0))
@@ -84,6 +88,8 @@ def sources(conn: Connection, organisation_id: int, source_ids: Sequence[int]) -
     for row in conn.execute(SOURCES, {"organisation": organisation_id, "ids": list(source_ids)}):
         if row.hold:
             found[row.id] = Why("paused" if row.hold.startswith("paused by ") else "held", row.hold)
+        elif row.wait and not row.due:
+            found[row.id] = Why("window", row.wait)
         elif row.due:
             found[row.id] = Why("place", f"due since {row.due_at:%Y-%m-%d %H:%M} UTC, waits for a place in the queue")
         else:

@@ -39,6 +39,8 @@ FORMS: tuple[Form, ...] = (
     Form("evidence key", 1, "0.1.0", "0.1.0"),
     Form("leaf", 1, "0.1.0", "0.1.0"),
     Form("fact", 1, "0.1.0", "0.1.0"),
+    Form("task payload", 1, "0.1.0", "0.1.0"),
+    Form("task payload", 2, "0.3.0", "0.4.0"),
 )
 
 

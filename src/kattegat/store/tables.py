@@ -43,6 +43,7 @@ metadata = MetaData(
 INSTALL_TABLES = frozenset(
     {"install", "organisation", "organisation_group", "group_member", "setting", "audit", "vocabulary", "process"}
     | {"runner", "task", "task_event", "pause", "pulse", "alembic_version"}
+    | {"blocked", "permit", "permit_place", "pace"}
 )
 # Monthly partitions need their time in the primary key.
 PARTITIONED = {
@@ -412,7 +413,7 @@ evidence_root = _tenant(
     _time("minute", null=False),
     Column("sequence", BigInteger, nullable=False),
     Column("first_leaf", BigInteger, nullable=False),
-    Column("leaves", Integer, nullable=False),
+    Column("leaves", BigInteger, nullable=False),
     Column("root", LargeBinary, nullable=False),
     Column("previous", LargeBinary),
     Column("chained", LargeBinary, nullable=False),
@@ -529,7 +530,10 @@ schedule = Table(
     Column("priority", Integer, nullable=False, server_default=text("50"), comment="0 asked for, 50 never run, 100"),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     _text("hold", default=""),
-    _text("requested_by", default=""),
+    _text("request_actor", default=""),
+    _text("request_way", default=""),
+    _text("cron", default=""),
+    _text("wait", default=""),
     PrimaryKeyConstraint("organisation_id", "id"),
     ForeignKeyConstraint(["organisation_id", "id"], ["source.organisation_id", "source.id"], ondelete="CASCADE"),
     Index("ix_schedule_due", "priority", "due_at", postgresql_where=text("hold = ''")),
@@ -571,6 +575,48 @@ pause = Table(
     ForeignKeyConstraint(["organisation_id", "asset_id"], ["asset.organisation_id", "asset.id"], ondelete="CASCADE"),
     _one_of("level", "install", "group", "organisation", "scanner", "asset"),
 )
+blocked = Table(
+    "blocked",
+    metadata,
+    _id(),
+    Column("organisation_id", BigInteger),
+    _text("zone", default="internet"),
+    _text("what"),
+    _text("reason"),
+    _text("set_by"),
+    _time("set_at", null=False, now=True),
+    _time("until"),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("organisation_id", "zone", "what", postgresql_nulls_not_distinct=True, name="uq_blocked_what"),
+    ForeignKeyConstraint(["organisation_id"], ["organisation.id"], ondelete="CASCADE"),
+)
+permit = Table(
+    "permit",
+    metadata,
+    _id(),
+    _text("runner"),
+    Column("task_id", BigInteger, nullable=False),
+    _time("until", null=False),
+    PrimaryKeyConstraint("id"),
+    Index("ix_permit_until", "until"),
+)
+permit_place = Table(
+    "permit_place",
+    metadata,
+    Column("permit_id", BigInteger, nullable=False),
+    Column("place", Text(collation="C"), nullable=False),
+    _time("until", null=False),
+    PrimaryKeyConstraint("permit_id", "place"),
+    ForeignKeyConstraint(["permit_id"], ["permit.id"], ondelete="CASCADE"),
+    Index("ix_permit_place_place", "place", "until"),
+)
+pace = Table(
+    "pace",
+    metadata,
+    Column("place", Text(collation="C"), nullable=False),
+    _time("free_at", null=False),
+    PrimaryKeyConstraint("place"),
+)
 pulse = Table(
     "pulse",
     metadata,
@@ -595,8 +641,8 @@ task = Table(
     _time("lease_until"),
     Column("lease_token", BigInteger),
     _text("leased_by", default=""),
-    Column("tries", Integer, nullable=False, server_default=text("0")),
-    Column("max_tries", Integer, nullable=False, server_default=text("3")),
+    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("max_tries", SmallInteger, nullable=False, server_default=text("3")),
     _text("reason", default=""),
     _json("payload"),
     _time("created_at", null=False, now=True),

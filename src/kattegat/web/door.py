@@ -6,6 +6,7 @@ comes in is from another machine and is checked before it reaches a statement.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -19,8 +20,10 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import RawBody
 from sqlalchemy import Connection, text
 
+from kattegat.errors import KattegatError
 from kattegat.evidence.errors import EntryError
 from kattegat.evidence.vault import Entry
+from kattegat.model import assets
 from kattegat.model.work import (
     LEASE_SECONDS,
     MAXIMUM_RESULT,
@@ -30,11 +33,13 @@ from kattegat.model.work import (
     Heartbeat,
     Jobs,
     Leases,
+    PermitCall,
+    Permits,
     Receipt,
     Result,
 )
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, dispatch, job, plan, queue, runners
+from kattegat.scheduler import beat, dispatch, job, permits, plan, queue, regime, room, runners
 from kattegat.scheduler.queue import NewTask
 from kattegat.scheduler.runners import Runner
 from kattegat.store.database import Database
@@ -67,6 +72,15 @@ TASK = text(
     JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
     WHERE t.id = :id AND t.kind = 'scan'
     FOR UPDATE OF t
+    """
+)
+
+LEASED = text(
+    """
+    SELECT t.organisation_id, t.scanner, s.asset_id, a.type, a.key FROM task t
+    JOIN source s ON s.organisation_id = t.organisation_id AND s.id = t.source_id
+    JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
+    WHERE t.id = :id AND t.state = 'leased' AND t.lease_token = :token AND t.leased_by = :by
     """
 )
 
@@ -123,12 +137,24 @@ class Door:
                 plan.tools_changed(conn, self._registry)
             if runner.drained_at is not None:
                 return Jobs([], LEASE_SECONDS, DRAINED_SECONDS)
+            limits = regime.load(conn).scans()
             tasks = queue.claim(
-                conn, ["scan"], runner.name, most, scanners=able, vantage=runner.vantage, lease_seconds=LEASE_SECONDS
+                conn,
+                ["scan"],
+                runner.name,
+                most,
+                scanners=able,
+                vantage=runner.vantage,
+                lease_seconds=LEASE_SECONDS,
+                ids=room.choose(conn, limits, able, runner.vantage, most) if limits else None,
             )
             built = job.build(conn, tasks, self._registry, options=self._options, seconds=self._seconds)
             for task, reason in built.refused:
                 queue.cancel(conn, [task.id], "door", reason)
+            for task, at, reason in built.closed:
+                queue.cancel(conn, [task.id], "door", reason)
+                if task.organisation_id is not None and task.source_id is not None:
+                    dispatch.postpone(conn, [(task.organisation_id, task.source_id, at, reason)])
             dispatch.hold(
                 conn,
                 [
@@ -153,6 +179,41 @@ class Door:
         with self._database.begin("kat_system") as conn:
             runners.seen(conn, runner)
             return Leases([*queue.heartbeat(conn, possible, lease_seconds=LEASE_SECONDS), *odd])
+
+    def permits(self, runner: Runner, message: PermitCall) -> Permits:
+        """Grants connections of a scan that this runner holds, within the limits that all runners share."""
+        if len(message.renew) + len(message.release) > MAXIMUM_LEASES:
+            raise RequestError(400, "bad_request", f"A call holds at most {MAXIMUM_LEASES} permits.")
+        renew = [number for number in message.renew if number in BIGINT]
+        release = [number for number in message.release if number in BIGINT]
+        with self._database.begin("kat_system") as conn:
+            permits.release(conn, runner.name, release)
+            answer = Permits([], permits.renew(conn, runner.name, renew), permits.SECONDS)
+            if message.most <= 0:
+                return answer
+            return self._grant(conn, runner, message, answer)
+
+    def _grant(self, conn: Connection, runner: Runner, message: PermitCall, answer: Permits) -> Permits:
+        row = None
+        if message.task_id in BIGINT and message.lease_token in BIGINT:
+            asked = {"id": message.task_id, "token": message.lease_token, "by": runner.name}
+            row = conn.execute(LEASED, asked).one_or_none()
+        if row is None:
+            return msgspec.structs.replace(answer, lost=True)
+        try:
+            address = str(ipaddress.ip_address(message.address))
+            subject = assets.parse(row.type, row.key)
+        except (ValueError, KattegatError):
+            raise RequestError(400, "bad_request", f"{message.address[:60]!r} is no address.") from None
+        rules = regime.load(conn)
+        inside = regime.sets_of(conn, rules, [(row.organisation_id, row.asset_id)])
+        mine = inside.get((row.organisation_id, row.asset_id), [])
+        where = permits.places(job.zone_of(subject), address, rules.permits(row.organisation_id, row.scanner, mine))
+        granted = permits.grant(conn, runner.name, message.task_id, where, min(message.most, permits.MOST))
+        if not where:
+            # The limits were lifted since the scan began: it goes on as if it had what it asks for.
+            granted = permits.Granted([(0, 0.0)] * min(message.most, permits.MOST))
+        return msgspec.structs.replace(answer, permits=granted.permits, wait_seconds=granted.wait_seconds)
 
     def hand_in(self, runner: Runner, result: Result) -> Receipt:
         """Takes a result: evidence kept, the scan ended, its ingest queued, together or not at all.
@@ -243,11 +304,17 @@ def routes(door: Door) -> Router:
     def heartbeat(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
         return _pack(door.heartbeat(request.scope["state"][RUNNER], _read(body, Heartbeat)))
 
+    @post("/permits", status_code=200, sync_to_thread=True, request_max_body_size=MAXIMUM_MESSAGE)
+    def permits(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
+        return _pack(door.permits(request.scope["state"][RUNNER], _read(body, PermitCall)))
+
     @post("/hand-in", status_code=200, sync_to_thread=True, request_max_body_size=MAXIMUM_RESULT + MAXIMUM_MESSAGE)
     def hand_in(request: Request[Any, Any, Any], body: RawBody) -> Response[bytes]:
         return _pack(door.hand_in(request.scope["state"][RUNNER], _read(body, Result)))
 
-    return Router("/door/v1", route_handlers=[claim, heartbeat, hand_in], guards=[known], include_in_schema=False)
+    return Router(
+        "/door/v1", route_handlers=[claim, heartbeat, permits, hand_in], guards=[known], include_in_schema=False
+    )
 
 
 def _agree(runner: Runner, message: Claim) -> None:
