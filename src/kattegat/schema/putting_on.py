@@ -10,7 +10,7 @@ from kattegat.schema import columns, ddl, dependents, nulls, relations
 from kattegat.schema.comparison import Comparison, definition, functions_in_order, grows, is_of, types_in_order
 from kattegat.schema.conversions import alter_type
 from kattegat.schema.dependents import mentions
-from kattegat.schema.draft import Draft, away, data_step, home, note, returned
+from kattegat.schema.draft import Draft, data_step
 from kattegat.schema.shape import Snapshot, Table
 from kattegat.schema.values import place_values
 
@@ -198,23 +198,6 @@ def _is_on(on: Mapping[str, Table], table: str, name: str) -> bool:
 
 def last(draft: Draft, diff: Comparison, on: Mapping[str, Table], kept_views: Collection[str]) -> None:
     """What nothing else needs, and what others see: leftovers parked, rights, policies, triggers, views."""
-    for name in sorted(diff.mine.functions.keys() - diff.theirs.functions.keys()):
-        shape = diff.mine.functions[name]
-        entry = draft.id()
-        bare, arguments = name[: name.rindex("(")], name[name.rindex("(") :]
-        final = f"f{entry}"
-        there = away("ROUTINE", bare, entry, final, arguments)
-        there.append(note(entry, "function", name, f"parked.{final}{arguments}", shape))
-        back = [*home("ROUTINE", bare, entry, final, arguments), returned(entry)]
-        draft.add(
-            "park function",
-            name,
-            f"the function {name} is parked",
-            there,
-            back,
-            undo_words=f"the function {name} comes back",
-            loss="parked",
-        )
     for name in sorted(diff.mine.sequences.keys() - diff.theirs.sequences.keys()):
         relations.park_sequence(draft, name, diff.mine.sequences[name])
     for name in reversed(types_in_order(diff.types, diff.types.keys() - diff.wanted_types.keys())):

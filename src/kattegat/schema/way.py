@@ -26,6 +26,7 @@ def go(draft: Draft) -> None:
     for step in draft.hints.before:
         data_step(draft, step, parked=False)
     taking_off.leave(draft, diff, on)
+    taking_off.rename_keys(draft, diff, on)
     putting_on.make(draft, diff)
     putting_on.alter(draft, diff)
     putting_on.values(draft, diff)
@@ -59,7 +60,7 @@ def _bring_back(draft: Draft) -> int:
     for name in sorted(theirs.tables.keys() - tables.keys()):
         if before := draft.entry("table", name):
             tables[name] = msgspec.convert(before.shape, Table)
-            relations.bring_back_table(draft, name, before, tables[name])
+            tables[name] = relations.bring_back_table(draft, name, before, tables[name])
     begin = len(draft.steps)
     for table in sorted(theirs.tables.keys() & mine.tables.keys()):
         columns_ = dict(tables[table].columns)
