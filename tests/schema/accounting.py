@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class Story:
     target: Snapshot
     before: Rows
     there: Rows
-    written: list[Rows]  # after each of its writes
+    written: Sequence[Rows]  # after each of its writes
     after: Rows
 
     def late(self) -> Rows:
@@ -86,10 +86,10 @@ def _account_keyed(story: Story, records: Records, table: str, key: list[str]) -
     if told_keys:
         _account_records(records, table, shape, key, parked, was, mid, late, changed)
     for held in records.aside(table, None):
-        k = tuple(held.key[name] for name in key) if set(key) <= held.key.keys() else None
-        if k in now and held.state in ("held", "conflict"):
+        one = tuple(held.key.get(name) for name in key)
+        if one in now and held.state in ("held", "conflict"):
             kept = {name: held.contents.get(name) for name in shape.columns}
-            assert kept != now[k], f"{table} {k} is told to be set aside, and is there"
+            assert kept != now[one], f"{table} {one} is told to be set aside, and is there"
 
 
 def _account_value(

@@ -235,7 +235,7 @@ def test_chains(place: scratch.Scratch) -> None:
     run_chains(place)
 
 
-@settings(parent=run_sample._hypothesis_internal_use_settings, max_examples=10_000)
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(pair=pairs(partitioned=True), turned=st.booleans(), data=st.data())
 def run_many(place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], turned: bool, data: st.DataObject) -> None:
     there_and_back(place, pair[::-1] if turned else pair, data)

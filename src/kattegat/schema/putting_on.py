@@ -26,9 +26,12 @@ def make(draft: Draft, diff: Comparison) -> None:
             [],
             undo_words=f"the schema {schema} stays",
         )
-    for name in types_in_order(diff.wanted_types, diff.wanted_types.keys() - diff.types.keys()):
-        relations.make_type(draft, name, diff.wanted_types[name])
-    for type_ in types_in_order(diff.types, diff.changed_types):
+    fresh = diff.wanted_types.keys() - diff.types.keys()
+    # One order for both: a new type may be made of one that changes, and the other way round.
+    for type_ in types_in_order(diff.wanted_types, fresh | set(diff.changed_types)):
+        if type_ in fresh:
+            relations.make_type(draft, type_, diff.wanted_types[type_])
+            continue
         held = [
             (table, name, mine)
             for table, name, mine, theirs in diff.both()
