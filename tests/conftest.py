@@ -42,12 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
         # As root the server runs as a user of its own, who has to pass through.
         run_dir.chmod(0o711)
         os.environ[RUN_DIR] = str(run_dir)
+        # What a test lets be made in its own process (the key that signs plans) goes with the run, not into an install.
+        os.environ["KAT_DATA_DIR"] = str(run_dir / "install")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or RUN_DIR not in os.environ:
         return
     run_dir = Path(os.environ.pop(RUN_DIR))
+    os.environ.pop("KAT_DATA_DIR", None)
     embedded.stop(run_dir / "data", "immediate")
     shutil.rmtree(run_dir)
 

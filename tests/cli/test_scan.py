@@ -53,6 +53,8 @@ def up(first: First) -> Iterator[Install]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # Without one kat doctor complains.
+    first.install.run("keys", "recovery", "set", code=0)
     running = first.install.start("up", "--port", str(port))
     assert running.stderr is not None
     said = ""

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from kattegat import settings
 from kattegat.evidence import anchor, seal
 from kattegat.evidence import vault as vaults
+from kattegat.model.evidence import Evidence, Part
 from kattegat.settings import Settings
 from kattegat.store import server as embedded
 from kattegat.store.database import Database
@@ -56,7 +57,7 @@ def fill(database: Database, chosen: Settings, organisations: int = 2, records: 
 def _entry(minute: int, number: int) -> vaults.Entry:
     at = START + timedelta(minutes=minute, seconds=number)
     return vaults.Entry(
-        content=f"220 mail{minute}-{number}.example.org {HARD}".encode() * 30,
+        content=Evidence((Part("banner", f"220 mail{minute}-{number}.example.org {HARD}".encode() * 30),)).pack(),
         scanner="tcp-ports",
         plugin_version=3,
         asset_type="IPAddress",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sqlalchemy import text
 sys.path.insert(0, str(Path(__file__).parent))
 import backupkit
 
+from kattegat import settings
 from kattegat.evidence import vault as vaults
 from kattegat.lifecycle import backup, keys
 from kattegat.lifecycle.backup import fill, listing, reach, swap, tools
@@ -114,6 +116,57 @@ def test_a_killed_one_leaves_no_backup_and_is_swept_by_the_next(
     made = backup.create(chosen, database)
     assert list(place.iterdir()) == [made.path]
     backup.verify(chosen, database, made)
+
+
+RESTORED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from kattegat import settings
+from kattegat.lifecycle import backup
+from kattegat.store.database import Database
+chosen = settings.load({{"KAT_DATA_DIR": {data!r}}})
+def stop(stage, done, total):
+    if stage == {stage!r}:
+        print("here", flush=True)
+        time.sleep(600)
+found = backup.newest(backup.default_place(chosen))
+backup.restore(chosen, found, lambda: Database({conninfo!r}, login=True), replace=True, progress=stop)
+"""
+
+
+@pytest.mark.parametrize("stage", ["restore", "compare", "packs"])
+def test_a_killed_restore_changed_nothing_and_the_next_one_is_done(
+    chosen: Settings, database: Database, stage: str
+) -> None:
+    backupkit.fill(database, chosen, organisations=1)
+    made = backup.create(chosen, database)
+    with database.begin("kat_system") as connection:
+        connection.execute(text("UPDATE organisation SET name = 'later'"))
+    way = reach.of(chosen, database)
+    database.close()
+    program = RESTORED.format(
+        tests=str(Path(__file__).parent),
+        conninfo={role: database.conninfo(role) for role in ("kat_owner", "kat_app", "kat_system")},
+        data=str(chosen.data_dir),
+        stage=stage,
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("KAT_")}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=clean) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGKILL)
+    waits = "SELECT count(*) FROM pg_database WHERE starts_with(datname, %s)"
+    with way.connect() as connection:
+        assert connection.execute("SELECT name FROM public.organisation").fetchone() == ("later",)
+        assert connection.execute(waits, (swap.waits_as(way, ""),)).fetchone() == (1,)
+    done = backup.restore(chosen, made, lambda: database, replace=True)
+    with way.connect() as connection:
+        assert connection.execute("SELECT name FROM public.organisation").fetchone() != ("later",)
+        assert connection.execute(waits, (swap.waits_as(way, ""),)).fetchone() == (0,)
+    assert not list(chosen.data_dir.rglob("*.restored-*"))
+    (aside,) = swap.kept(chosen, way)
+    assert aside.stamp == done.kept_as
+    swap.discard(way, aside)
 
 
 @pytest.fixture
@@ -220,7 +273,7 @@ def test_a_server_of_ones_own(
     with again.begin("kat_app", [organisations[0]]) as connection:
         assert connection.execute(text("SELECT count(*) FROM evidence")).scalar() == 12
     with again.begin("kat_system") as connection:
-        assert vaults.get(connection, vaults.open_vault(chosen), organisations[1], 3).content.startswith(b"220 mail")
+        assert vaults.get(connection, vaults.open_vault(chosen), organisations[1], 3).size > 1000
     again.close()
 
 
@@ -236,3 +289,34 @@ def test_a_login_that_may_not_make_databases_is_told_so(
         backup.verify(chosen, database, made)
     with pytest.raises(backup.BackupError, match="CREATEDB"):
         backup.restore(chosen, made, lambda: database, replace=True)
+
+
+@pytest.mark.real
+def test_newer_tools_serve_an_older_server(run_dir: Path) -> None:
+    old = Path("/usr/lib/postgresql/15/bin")
+    newer = embedded.bin_dir()
+    if not (old / "postgres").exists():
+        pytest.skip("needs the server of PostgreSQL 15")
+    data = run_dir / f"fifteen-{os.getpid()}"
+    running = embedded.ensure(data, durable=False, binaries=old)
+    database = Database.embedded(running)
+    try:
+        migrate.prepare(database)
+        for folder in (newer, old):
+            chosen = settings.load({"KAT_DATA_DIR": str(data), "KAT_PG_BIN": str(folder)})
+            if folder == newer:
+                backupkit.fill(database, chosen)
+            made = backup.create(chosen, database)
+            assert made.manifest.tool_version.split(".")[0] == folder_major(folder)
+            assert backup.verify(chosen, database, made).records == 6
+            backup.restore(chosen, made, lambda: database, replace=True)
+    finally:
+        database.close()
+        embedded.stop(data, "immediate")
+        shutil.rmtree(data)
+
+
+def folder_major(folder: Path) -> str:
+    """The major version of the tools in a folder."""
+    said = subprocess.run([folder / "pg_dump", "--version"], capture_output=True, text=True, check=True).stdout
+    return said.split()[2].split(".")[0]

@@ -10,10 +10,13 @@ from edits import pairs
 from filling import insert, rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 from strategies import VALUES
 
 from kattegat.schema import scratch, snapshot
+from kattegat.schema.catalog import settled
 from kattegat.schema.ddl import ident, literal, name
 from kattegat.schema.rows import Contents, Position, counts, fingerprints, sequences
 from kattegat.schema.shape import Snapshot
@@ -58,6 +61,20 @@ def test_settings_come_back_without_a_transaction(place: scratch.Scratch) -> Non
         snapshot.read(connection)
         assert connection.execute(text("SHOW TimeZone")).scalar_one() == "Asia/Tokyo"
         assert connection.execute(text("SHOW search_path")).scalar_one() == '"$user", public'
+
+
+def test_settings_come_back_after_an_error(connection: Connection) -> None:
+    run(connection, "CREATE TABLE t (a integer)", "SET LOCAL TimeZone = 'Asia/Tokyo'")
+    shape = snapshot.read(connection)
+    gone = replace(shape, tables={"public.gone": shape.tables["public.t"]})
+    with pytest.raises(DBAPIError), connection.begin_nested():
+        fingerprints(connection, gone)
+    assert connection.execute(text("SHOW TimeZone")).scalar_one() == "Asia/Tokyo"
+    with pytest.raises(DBAPIError), settled(connection), connection.begin_nested():
+        run(connection, "SELECT 1 / 0")
+    assert connection.execute(text("SHOW TimeZone")).scalar_one() == "Asia/Tokyo"
+    connection.rollback()
+    assert connection.execute(text("SHOW search_path")).scalar_one() == '"$user", public'
 
 
 @pytest.mark.parametrize("type_", sorted(VALUES))

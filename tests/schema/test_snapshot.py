@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from kattegat.schema import scratch, snapshot
-from kattegat.schema.shape import Snapshot, differences
+from kattegat.schema.shape import Column, Constraint, Index, Snapshot, differences
 
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('sad', 'it''s', 'happy');
@@ -103,3 +103,187 @@ def test_built_is_read(connection: Connection, place: scratch.Scratch) -> None:
     scratch.make(connection, shape)
     assert differences(snapshot.read(connection), shape) == []
     assert snapshot.read(connection) == shape
+
+
+def test_what_is_read(connection: Connection) -> None:
+    """Where the words of a shape can be mistaken: what is in each field, and what is left out."""
+    shape = shape_of(connection, SCHEMA)
+    odd, child, part = shape.tables["public.Odd.One"], shape.tables["public.child"], shape.tables["public.part"]
+    assert shape.other == ()
+    assert shape.extensions == ()
+    assert set(shape.tables) == {
+        f"public.{one}" for one in ["counter", "Odd.One", "child", "part", "to_part", "refers", "fleeting"]
+    }
+    assert "_p12" not in odd.columns
+    assert odd.columns['Say "hi" now'] == Column("text", default="'it''s 100%'::text", collation="pg_catalog.C")
+    assert odd.columns["doubled"].generated == "public.twice(n)"
+    assert odd.columns["doubled"].uses == ("n", "public.twice(integer)")
+    assert odd.columns["token"].uses == ("public.next_code()",)
+    # Printed under fixed settings of the session: in UTC, for one.
+    assert odd.columns["when"].default == "'2026-01-02 01:04:05+00'::timestamp with time zone"
+    assert odd.constraints["circle"] == Constraint(
+        "foreign key",
+        "FOREIGN KEY (n) REFERENCES public.child(id) ON DELETE SET NULL DEFERRABLE",
+        columns=("n",),
+        references="public.child",
+        referenced=("id",),
+        valid=False,
+    )
+    assert odd.constraints["n_positive"].expression == "(public.positive(n) AND (n < 100))"
+    assert odd.constraints["apart"].columns == ("m", "n")
+    assert child.indexes["partly"] == Index(
+        "CREATE UNIQUE INDEX partly ON public.child USING btree (lower((note)::text), id DESC) INCLUDE (twin) "
+        "NULLS NOT DISTINCT WHERE (parent > 0)",
+        columns=("id", "note", "parent", "twin"),
+        unique=True,
+        keys=("lower((note)::text)", "id"),
+        predicate="(parent > 0)",
+        nulls_not_distinct=True,
+    )
+    assert set(child.triggers) == {"touched", "late"}
+    assert (child.triggers["touched"].columns, child.triggers["touched"].enabled) == (("note", "twin"), "always")
+    # A foreign key to a partitioned table has more than one line in the catalogue.
+    assert set(shape.tables["public.refers"].constraints) == {"refers_at_v_fkey"}
+    assert (part.partition, part.row_security, part.forced) == ("RANGE (at)", True, True)
+    assert part.indexes["part_v"].definition == "CREATE INDEX part_v ON public.part USING btree (v)"
+    assert part.policies["mine"].uses == ("public.child", "public.child.id", "public.positive(integer)")
+    assert part.policies["mine"].columns == ("o", "v")
+    assert child.grants["kat_system"] == ("SELECT WITH GRANT OPTION",)
+    assert set(child.grants) == {"kat_app", "kat_system", "kat_owner"}
+    assert child.column_grants == {"note": {"kat_system": ("UPDATE",)}, "twin": {"kat_system": ("UPDATE",)}}
+    assert shape.functions["public.twice(integer)"].grants == {"kat_app": ("EXECUTE",)}
+    assert shape.functions["public.row_of(public.child)"].uses == ("public.Odd.One", "public.child")
+    assert shape.functions["public.tidy(date, text[])"].kind == "procedure"
+    # Identity columns' own sequences are the columns'.
+    assert set(shape.sequences) == {"public.ticket", "public.Odd.One_a.b_seq"}
+    assert shape.sequences["public.Odd.One_a.b_seq"].owned_by == "public.Odd.One.a.b"
+    assert shape.domains["public.code"].collation == "pg_catalog.C"
+    assert "public.child.note" in shape.views["public.counted"].uses
+    assert {"public.above", "public.above.id"} <= set(shape.views["public.kept"].uses)
+    assert shape.views["public.kept"].indexes.keys() == {"kept_id_idx"}
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("CREATE TYPE pair AS (a integer, b text)", "the composite type public.pair"),
+        ("CREATE TYPE span AS RANGE (subtype = date)", "the range type public.span"),
+        ("CREATE TABLE base (a integer); CREATE TABLE heir () INHERITS (base)", "the inheritance of public.heir"),
+        ("CREATE TABLE t (a integer); CREATE RULE r AS ON DELETE TO t DO INSTEAD NOTHING", "the rule r of public.t"),
+        ("CREATE AGGREGATE total(integer) (sfunc = int4pl, stype = integer)", "the aggregate public.total(integer)"),
+        (
+            "CREATE TABLE t (a integer, b integer); CREATE STATISTICS st ON a, b FROM t",
+            "the extended statistics public.st",
+        ),
+        ("CREATE COLLATION de (provider = libc, locale = 'C')", "the collation public.de"),
+        (
+            "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY (START 100))",
+            "the options of the identity column public.t.id",
+        ),
+        (
+            "CREATE TABLE t (a integer); REVOKE DELETE ON t FROM CURRENT_USER",
+            "the rights that the owner of public.t has given up",
+        ),
+        ("CREATE TYPE e AS ENUM ('x'); REVOKE USAGE ON TYPE e FROM PUBLIC", "the rights on the type public.e"),
+        (
+            "CREATE TABLE t (a integer, CHECK (t IS NOT NULL))",
+            "the check t_check of public.t, which reads the whole row",
+        ),
+        (
+            "CREATE VIEW v AS SELECT 1 AS a; ALTER VIEW v ALTER a SET DEFAULT 2",
+            "the column default of the view public.v",
+        ),
+        ("CREATE VIEW v AS SELECT 1 AS a; GRANT SELECT (a) ON v TO kat_app", "the column rights of the view public.v"),
+        (
+            "CREATE VIEW v AS SELECT 1 AS a; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END';"
+            "CREATE TRIGGER tr INSTEAD OF DELETE ON v FOR EACH ROW EXECUTE FUNCTION f()",
+            "the trigger tr of the view public.v",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';"
+            "CREATE EVENT TRIGGER ev ON ddl_command_start EXECUTE FUNCTION f(); ALTER EVENT TRIGGER ev DISABLE",
+            "the event trigger ev",
+        ),
+        (
+            "CREATE FUNCTION f(inet) RETURNS integer IMMUTABLE LANGUAGE sql AS 'SELECT 1';"
+            "CREATE CAST (inet AS integer) WITH FUNCTION f(inet)",
+            "the cast inet to integer",
+        ),
+        ("CREATE OPERATOR <<<< (leftarg = integer, rightarg = integer, function = int4pl)", "the operator public.<<<<"),
+    ],
+)
+def test_what_has_no_words_is_named(connection: Connection, script: str, words: str) -> None:
+    assert shape_of(connection, script).other == (words,)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "CREATE TABLE t (a integer, b integer GENERATED ALWAYS AS (a + 1) VIRTUAL)",
+            "the virtual generated column public.t.b",
+        ),
+        (
+            "CREATE TABLE t (a integer, CHECK (a > 0) NOT ENFORCED)",
+            "the constraint t_a_check of public.t that is not enforced",
+        ),
+        (
+            "CREATE TABLE t (a integer); ALTER TABLE t ADD CONSTRAINT nn NOT NULL a NOT VALID",
+            "the not-null constraint nn of public.t that is not validated",
+        ),
+        (
+            "CREATE TABLE t (a int4range, b daterange, PRIMARY KEY (a, b WITHOUT OVERLAPS))",
+            "the constraint t_pkey of public.t over a period",
+        ),
+    ],
+)
+def test_what_18_has_and_we_have_no_words_for(connection: Connection, script: str, words: str) -> None:
+    if connection.exec_driver_sql("SHOW server_version_num").scalar_one() < "180000":
+        pytest.skip("this server is older")
+    assert shape_of(connection, script).other == (words,)
+
+
+def test_what_is_ours_or_an_extensions_is_left_out(connection: Connection) -> None:
+    shape = shape_of(
+        connection,
+        "CREATE SCHEMA lifecycle; CREATE SCHEMA parked; CREATE SCHEMA other; CREATE TABLE parked.t1 (a integer);"
+        "CREATE TABLE lifecycle.run (a integer); CREATE TABLE other.t (a integer); CREATE TEMP TABLE mine (a integer)",
+    )
+    assert shape == Snapshot()
+    assert set(snapshot.read(connection, ["parked", "other"]).tables) == {"parked.t1", "other.t"}
+    connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS plpgsql")
+    has = connection.exec_driver_sql("SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'").scalar_one()
+    if has:
+        connection.exec_driver_sql("CREATE EXTENSION pg_trgm")
+        connection.exec_driver_sql("CREATE TABLE t (a text); CREATE INDEX i ON t USING gin (a gin_trgm_ops)")
+        shape = snapshot.read(connection)
+        assert (shape.extensions, shape.functions, shape.other) == (("pg_trgm",), {}, ())
+        connection.rollback()
+        scratch.make(connection, shape)
+        assert snapshot.read(connection) == shape
+
+
+def test_an_untouched_access_list_equals_the_same_said_aloud(connection: Connection) -> None:
+    script = "CREATE TABLE t (a integer); CREATE FUNCTION f() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+    silent = shape_of(connection, script)
+    aloud = shape_of(
+        connection,
+        "GRANT SELECT ON t TO PUBLIC; REVOKE SELECT ON t FROM PUBLIC; GRANT ALL ON t TO CURRENT_USER;"
+        "GRANT EXECUTE ON FUNCTION f() TO PUBLIC, CURRENT_USER",
+    )
+    assert aloud == silent
+    assert silent.functions["public.f()"].grants == {"PUBLIC": ("EXECUTE",)}
+
+
+def test_the_number_of_queries_is_fixed(connection: Connection) -> None:
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        asked.append(statement)
+
+    event.listen(connection, "before_cursor_execute", note)
+    snapshot.read(connection)
+    few = len(asked)
+    asked.clear()
+    shape_of(connection, SCHEMA)
+    assert len(asked) == few < 20

@@ -119,27 +119,6 @@ def test_autogenerate_finds_no_difference_from_the_tables_in_code(database: Data
         command.check(migrate.config(connection))
 
 
-def test_down_to_nothing_and_up_again(database: Database) -> None:
-    with database.engine("kat_owner").begin() as connection:
-        command.downgrade(migrate.config(connection), "base")
-    with database.engine("kat_owner").connect() as connection:
-        left = connection.execute(
-            text(
-                "SELECT relname FROM pg_class"
-                " WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v')"
-            )
-        )
-        assert set(left.scalars()) == {"alembic_version"}
-    assert migrate.prepare(database) == migrate.head()
-
-
-def test_a_database_of_another_revision_is_refused_with_what_to_do(database: Database) -> None:
-    with database.begin("kat_owner") as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(migrate.SchemaUnknownError, match="9999, which this release"):
-        migrate.prepare(database)
-
-
 def test_plain_alembic_answers(database: Database) -> None:
     url = database.engine("kat_owner").raw_connection()
     info = url.driver_connection.info  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ from kattegat.cli import (
     keys,
     lifecycle,
     look,
+    openkat,
     parked,
     pauses,
     plugin,
@@ -48,7 +49,7 @@ app.command(pauses.resume)
 app.command(pauses.listed, name="pauses")
 for group in (tasks.app, runners.app, schedule.app, schedule.block):
     app.command(group)
-for group in (evidence.app, backup.app, parked.app, keys.app, plugins.app, plugin.app, process.app):
+for group in (evidence.app, backup.app, parked.app, openkat.app, keys.app, plugins.app, plugin.app, process.app):
     app.command(group)
 
 

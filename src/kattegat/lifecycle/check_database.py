@@ -57,7 +57,8 @@ def numbers(s: Situation) -> Iterator[str]:
             " parked.entry))."
         )
     for was, now_is in s.rows(
-        "SELECT was, now_is FROM parked.entry WHERE state = 'parked' AND kind = 'table' AND to_regclass(now_is) IS NULL"
+        "SELECT was, now_is FROM parked.entry WHERE state = 'parked' AND kind = 'table' AND NOT EXISTS (SELECT FROM"
+        " pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE concat(n.nspname, '.', c.relname) = now_is)"
     ):
         yield f"The parked table {was} ({now_is}) was removed by hand: restore a backup."
     for was, now_is in s.rows(

@@ -97,8 +97,8 @@ def rights(s: Situation) -> Iterator[str]:
             yield f"The role kat_owner may not create in schema {schema}: GRANT ALL ON SCHEMA {schema} TO kat_owner."
     if s.scratch and not s.value("SELECT bool_or(rolcreatedb OR rolsuper) FROM pg_roles WHERE rolname = session_user"):
         yield (
-            "The login may not create databases, and a backup is proven in one: ALTER ROLE ... CREATEDB for the login"
-            " of KAT_DATABASE_URL, or say --no-backup."
+            "The login may not create databases, and a plan is made and a backup proven in one: ALTER ROLE ..."
+            " CREATEDB for the login of KAT_DATABASE_URL."
         )
     others = s.rows(
         "SELECT c.oid::regclass::text AS name, pg_get_userbyid(c.relowner) AS owner FROM pg_class c"
@@ -158,6 +158,7 @@ def replication(s: Situation) -> Iterator[str]:
         yield f"The subscription {name} writes to this database: ALTER SUBSCRIPTION {name} DISABLE for the change."
 
 
+# Of a superuser's session we see the name and the locks, not what kind it is.
 SESSIONS = """
     SELECT a.pid, a.usename, a.application_name, host(a.client_addr) AS address,
            CAST(extract(epoch FROM clock_timestamp() - a.xact_start) AS bigint) AS seconds,
@@ -165,7 +166,8 @@ SESSIONS = """
            a.application_name ~ :by_hand AS by_hand,
            a.usename = ANY (:roles) OR a.application_name LIKE :own AS own
     FROM pg_stat_activity a
-    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+    WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.usename IS NOT NULL
+      AND coalesce(a.backend_type, 'client backend') = 'client backend'
     ORDER BY a.pid
 """
 

@@ -30,11 +30,11 @@ OF_SERVER: tuple[Check, ...] = (
     check_server.replication_role,
     check_server.pooler,
     check_server.roles,
+    check_server.rights,
 )
 OF_LEDGER: tuple[Check, ...] = (check_database.ours, check_database.ledger_whole)
-OF_CHANGE: tuple[Check, ...] = (check_database.open_change, check_database.epoch)
+OF_CHANGE: tuple[Check, ...] = (check_database.open_change, check_database.epoch, check_database.recorded)
 OF_DATABASE: tuple[Check, ...] = (
-    check_server.rights,
     check_server.connections,
     check_server.event_triggers,
     check_server.prepared,
@@ -43,7 +43,6 @@ OF_DATABASE: tuple[Check, ...] = (
     check_server.collation,
     check_database.numbers,
     check_database.fenced,
-    check_database.recorded,
     check_database.damaged_indexes,
     check_database.unproven_constraints,
     check_database.folders,

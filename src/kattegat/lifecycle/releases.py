@@ -87,7 +87,7 @@ def known(stored: Sequence[Stored]) -> list[Target]:
 
 
 def resolve(wanted: str, stored: Sequence[Stored], revisions: Sequence[str]) -> Target:
-    """What `wanted` names: a release, else a revision. `revisions` are those of this code.
+    """What `wanted` names: a release, else a revision. `revisions` are those of this code, oldest first.
 
     Raises `UnknownTargetError` that lists those there are.
     """
@@ -95,6 +95,8 @@ def resolve(wanted: str, stored: Sequence[Stored], revisions: Sequence[str]) -> 
     for target in targets:
         if target.release == wanted:
             return target
+    if revisions and wanted == revisions[-1]:
+        return Target(release=this_code.this().release, revision=wanted)
     if wanted in {row.revision for row in stored} | set(revisions):
         return Target(release=of_revision(wanted, targets), revision=wanted)
     raise UnknownTargetError(wanted, [str(target) for target in targets])

@@ -18,7 +18,7 @@ import psycopg
 from alembic.config import Config
 from msgspec import Struct
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from kattegat.errors import KattegatError, UsageError
 from kattegat.lifecycle import accounts, backup, preflight, releases, way
@@ -55,6 +55,10 @@ class DeclinedError(KattegatError):
 
 class NothingOpenError(UsageError):
     """There is no change to resume or cancel."""
+
+
+class UnreadableError(KattegatError):
+    """What a change has to look at can't be read."""
 
 
 class ChangedMeanwhileError(KattegatError):
@@ -157,7 +161,9 @@ def look(
 ) -> tuple[Way, dict[str, int]]:
     """The plan, if nothing stands against it, and the estimated rows of each table. Reads only."""
     with _reading(database) as connection:
-        here = Situation(connection=connection, settings=settings, kind=wish.kind, scratch=wish.backup)
+        # On the embedded server its administrator makes them.
+        scratch = database.shared_login and (wish.backup or wish.kind == "upgrade")
+        here = Situation(connection=connection, settings=settings, kind=wish.kind, scratch=scratch)
         for checks in (preflight.OF_SERVER, preflight.OF_LEDGER, preflight.OF_CHANGE):
             _refuse_for(preflight.problems(here, checks))
         where = way.ends(connection, wish.kind, wish.to, config=config)
@@ -227,7 +233,7 @@ def _finish(connection: Connection, run_id: int, talk: Talk, *, back: bool = Fal
         runs.end(connection, run_id, {"seconds": time.time() - run.started_at.timestamp()})
         release = run.to_release if outcome == "done" else run.from_release
         revision = connection.execute(_REVISION).scalar()
-        if release is not None and revision is not None:
+        if revision is not None:
             this_code.record(connection, _record(connection, release, revision))
     fence.open_(connection, _fenced(connection))
     ended = time.time()
@@ -267,8 +273,11 @@ def _shape(connection: Connection, fingerprint: str) -> shape.Snapshot | None:
     return None
 
 
-def _record(connection: Connection, release: str, revision: str) -> this_code.Release:
+def _record(connection: Connection, release: str | None, revision: str) -> this_code.Release:
     had = this_code.recorded(connection)
+    if release is None:
+        # A revision between two releases; it is known by its number.
+        release = had.release if had is not None else this_code.this().release
     oldest = forms.oldest_reader(connection)
     if had is not None and had.oldest_reader and releases.number(had.oldest_reader) > releases.number(oldest):
         # A newer release knows of forms that this one has never heard of.
@@ -288,10 +297,10 @@ def _unchanged(connection: Connection, found: Way) -> None:
 
 def _close(database: Database, connection: Connection, talk: Talk, *, resume: bool) -> None:
     talk.say("Closing the database to writers; the processes of this install stop by themselves.")
+    fence.close(connection, resume=resume, tell=talk.say)
     # Our own idle connections are no processes to wait for.
     database.engine("kat_app").dispose()
     database.engine("kat_system").dispose()
-    fence.close(connection, resume=resume, tell=talk.say)
     end = time.monotonic() + LEAVE_SECONDS
     while True:
         with connection.begin():
@@ -338,10 +347,17 @@ def _who() -> str:
 @contextmanager
 def _reading(database: Database) -> Iterator[Connection]:
     """A transaction of the owner that the server itself keeps from writing."""
-    with _reachable(), database.engine("kat_owner").connect() as pooled:
-        connection = pooled.execution_options(postgresql_readonly=True)
-        with connection.begin():
-            yield connection
+    with _reachable():
+        try:
+            with database.engine("kat_owner").connect() as pooled:
+                connection = pooled.execution_options(postgresql_readonly=True)
+                with connection.begin():
+                    yield connection
+        except ProgrammingError as problem:
+            said = str(problem.orig).strip().splitlines()[0].rstrip(".")
+            raise UnreadableError(
+                f"The database can't be looked at ({said}): put it right, or restore a backup."
+            ) from problem
 
 
 @contextmanager

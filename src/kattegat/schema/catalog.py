@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.exc import DBAPIError
 
 # Constants in expressions are printed by these: '1 day'::interval, '2026-01-01 00:00:00+00'::timestamptz.
 SETTINGS = {
@@ -35,19 +35,15 @@ def settled(connection: Connection) -> Iterator[None]:
         text("SELECT n, current_setting(n) FROM unnest(CAST(:names AS text[])) AS n"), {"names": names}
     ).all()
     # Without a transaction around it a local setting would end with its own statement.
-    local = not bool(getattr(connection.connection.driver_connection, "autocommit", False))
+    driver: Any = connection.connection.driver_connection
+    local = not driver.autocommit
     _set(connection, SETTINGS, local)
     try:
         yield
-    except DBAPIError:
-        # The transaction is broken, and takes its local settings with it.
-        if not local:
+    finally:
+        # A broken transaction takes its local settings with it when it is rolled back; a lost connection, everything.
+        if driver.info.transaction_status not in (TransactionStatus.INERROR, TransactionStatus.UNKNOWN):
             _set(connection, dict(before), local)
-        raise
-    except BaseException:
-        _set(connection, dict(before), local)
-        raise
-    _set(connection, dict(before), local)
 
 
 def _set(connection: Connection, settings: dict[str, str], local: bool) -> None:
@@ -242,7 +238,8 @@ SELECT o.words FROM (
         JOIN pg_class c ON c.oid = a.adrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'v'
 ) o WHERE o.schema = ANY (:schemas)
 UNION ALL SELECT 'the cast ' || format_type(castsource, NULL) || ' to ' || format_type(casttarget, NULL) FROM pg_cast x
-    WHERE x.oid >= 16384 AND NOT {_OF_EXTENSION.format("pg_cast", "x.oid")}
+    WHERE x.oid >= 16384 AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = CAST('pg_cast' AS regclass)
+        AND e.objid = x.oid AND e.deptype IN ('e', 'i'))
 UNION ALL SELECT 'the event trigger ' || evtname FROM pg_event_trigger x
     WHERE NOT {_OF_EXTENSION.format("pg_event_trigger", "x.oid")}
 """

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
-
-from msgspec.structs import replace
+from typing import NamedTuple
 
 from kattegat.errors import KattegatError
 from kattegat.schema.shape import (
@@ -294,43 +292,58 @@ def usual_grants(kind: str) -> Grants:
     return {"PUBLIC": ("EXECUTE",)} if kind in ("function", "procedure") else {}
 
 
-def grants(qualified: str, kind: str, old: Mapping[str, Iterable[str]], new: Mapping[str, Iterable[str]]) -> list[str]:
+def grants(qualified: str, kind: str, old: Rights, new: Rights) -> list[str]:
     """REVOKE and GRANT statements from `old` to `new`; `kind` as in `set_owner`."""
-    return list(_grants(_target(qualified, kind, grant=True), "", old, new))
+    return [_said(one, "", _target(qualified, kind, grant=True)) for one in _changes(old, new)]
 
 
 def table_grants(table: str, old: Table, new: Table) -> list[str]:
-    """The same for a table and its columns. To revoke a right on a table takes it from every column too."""
-    found = grants(table, "table", old.grants, new.grants)
-    revoked = {
-        (one, word.removesuffix(_OPTION))
-        for one, words in old.grants.items()
-        for word in set(words) - set(new.grants.get(one, ()))
-    }
+    """The same for a table and its columns. What is revoked on a table is revoked on every column too."""
+    changes = list(_changes(old.grants, new.grants))
+    target = f"TABLE {name(table)}"
+    found = [_said(one, "", target) for one in changes]
+    lost = {(one.role, one.privilege) for one in changes if one.verb == "REVOKE"}
+    lost_option = {(one.role, one.privilege) for one in changes if one.verb == "REVOKE GRANT OPTION FOR"}
     for key in sorted(old.column_grants.keys() | new.column_grants.keys()):
-        left = {
-            one: tuple(word for word in words if (one, word.removesuffix(_OPTION)) not in revoked)
-            for one, words in old.column_grants.get(key, {}).items()
-        }
-        found += _grants(f"TABLE {name(table)}", f" ({ident(key)})", left, new.column_grants.get(key, {}))
+        left: dict[str, set[str]] = {}
+        for one, words in old.column_grants.get(key, {}).items():
+            for word in words:
+                plain = word.removesuffix(_OPTION)
+                if (one, plain) not in lost:
+                    left.setdefault(one, set()).add(plain if (one, plain) in lost_option else word)
+        wanted = new.column_grants.get(key, {})
+        found += [_said(change, f" ({ident(key)})", target) for change in _changes(left, wanted)]
     return found
 
 
-def _grants(
-    target: str, columns: str, old: Mapping[str, Iterable[str]], new: Mapping[str, Iterable[str]]
-) -> Iterator[str]:
+Rights = Mapping[str, Iterable[str]]
+
+
+class _Change(NamedTuple):
+    verb: str
+    privilege: str
+    role: str
+    option: str
+
+
+def _said(change: _Change, columns: str, target: str) -> str:
+    preposition = "TO" if change.verb == "GRANT" else "FROM"
+    return f"{change.verb} {change.privilege}{columns} ON {target} {preposition} {role(change.role)}{change.option}"
+
+
+def _changes(old: Rights, new: Rights) -> Iterator[_Change]:
     for one in sorted(old.keys() | new.keys()):
         have, want = set(old.get(one, ())), set(new.get(one, ()))
         for word in sorted(have - want):
             plain = word.removesuffix(_OPTION)
             if word != plain and plain in want:
-                yield f"REVOKE GRANT OPTION FOR {plain}{columns} ON {target} FROM {role(one)}"
+                yield _Change("REVOKE GRANT OPTION FOR", plain, one, "")
             elif plain + _OPTION not in want:
-                yield f"REVOKE {plain}{columns} ON {target} FROM {role(one)}"
+                yield _Change("REVOKE", plain, one, "")
         for word in sorted(want - have):
             plain = word.removesuffix(_OPTION)
             if plain + _OPTION not in have:
-                yield f"GRANT {plain}{columns} ON {target} TO {role(one)}{_OPTION if word != plain else ''}"
+                yield _Change("GRANT", plain, one, word.removeprefix(plain))
 
 
 def _options(options: Iterable[str]) -> str:
@@ -338,143 +351,11 @@ def _options(options: Iterable[str]) -> str:
     return f" WITH ({', '.join(f'{key}={literal(value)}' for key, _, value in pairs)})" if pairs else ""
 
 
-# --- a whole schema
-
-
 def build(snapshot: Snapshot) -> list[str]:
     """Statements that make exactly this schema in an empty database, to be run in order in one transaction.
 
     Materialised views stay unfilled. Raises `CannotBuildError` for what a shape has no words for.
     """
-    if snapshot.other:
-        raise CannotBuildError(snapshot.other)
-    made = _ordered(snapshot)
-    tables, views = sorted(snapshot.tables.items()), sorted(snapshot.views.items())
-    for table, shape in tables:
-        for key, value in sorted(shape.columns.items()):
-            if value.default is not None and not _plain(value, snapshot):
-                made.append(set_default(table, key, value.default))
-        for key, constraint in sorted(shape.constraints.items()):
-            if constraint.kind not in ("primary key", "foreign key"):
-                made.append(add_constraint(table, key, constraint, not_valid=not constraint.valid))
-    indexed = [*(one.indexes for _, one in tables), *(one.indexes for _, one in views)]
-    made += [create_index(index) for one in indexed for _, index in sorted(one.items())]
-    # Last of the constraints: a foreign key may refer to any unique index, and two tables to each other.
-    for table, shape in tables:
-        for key, constraint in sorted(shape.constraints.items()):
-            if constraint.kind == "foreign key":
-                made.append(add_constraint(table, key, constraint, not_valid=not constraint.valid))
-    for table, shape in tables:
-        for key, trigger in sorted(shape.triggers.items()):
-            made += create_trigger(table, key, trigger)
-        made += [create_policy(table, key, policy) for key, policy in sorted(shape.policies.items())]
-        if shape.row_security or shape.forced:
-            made += row_security(table, shape.row_security, shape.forced)
-    return made + _owned(snapshot)
+    from kattegat.schema import building
 
-
-def _ordered(snapshot: Snapshot) -> list[str]:
-    """What others are made of, each after what it uses: schemas, sequences, types, bare tables, functions, views."""
-    made: list[str] = []
-    everything = [*snapshot.tables, *snapshot.sequences, *snapshot.enums, *snapshot.domains, *snapshot.views]
-    schemas = {schema_of(one) for one in (*everything, *snapshot.functions)} - {"public"}
-    made += [f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}" for schema in sorted(schemas)]
-    for extension in snapshot.extensions:
-        schema, _, own = extension.rpartition(".")
-        # Not WITH SCHEMA: some have one of their own, and refuse to hear of another.
-        made.append(f"SET LOCAL search_path = {ident(schema or 'public')}")
-        made.append(f"CREATE EXTENSION IF NOT EXISTS {ident(own)} CASCADE")
-    made += [create_sequence(key, value) for key, value in sorted(snapshot.sequences.items())]
-    made.append(BODIES_UNCHECKED)
-    nodes: dict[str, tuple[list[str], set[str]]] = {}
-    kinds = (*snapshot.enums, *snapshot.domains, *snapshot.tables, *snapshot.views)
-    types = {words: key for key in kinds for words in _printed(key)}
-    calls = {words + "(": key for key in snapshot.functions for words in _printed(key[: key.rindex("(")])}
-    mentioned = {words: key for words, key in (types | calls).items() if key not in snapshot.tables}
-
-    def of_type(text: str) -> set[str]:
-        found = types.get(text.removesuffix("[]"))
-        return {found} if found else set()
-
-    for key, enum in snapshot.enums.items():
-        nodes[key] = [create_enum(key, enum)], set()
-    for key, domain in snapshot.domains.items():
-        # Whole at once: no check can be added to a domain that a column has an array of.
-        texts = " ".join((domain.type, domain.default or "", *domain.checks.values()))
-        nodes[key] = [create_domain(key, domain)], {one for words, one in mentioned.items() if words in texts} - {key}
-    for key, table in snapshot.tables.items():
-        bare = {
-            column_name: value if _plain(value, snapshot) else replace(value, default=None)
-            for column_name, value in table.columns.items()
-            if value.generated is None
-        }
-        after = {one for value in bare.values() for one in of_type(value.type)}
-        nodes[key] = [create_table(key, replace(table, columns=bare))], after - {key}
-        for column_name, value in table.columns.items():
-            if value.generated is not None:
-                uses = {one for one in value.uses if one in snapshot.functions} | of_type(value.type)
-                nodes[f"{key}.{column_name}"] = [add_column(key, column_name, value)], {key, *uses}
-        for constraint_name, constraint in table.constraints.items():
-            if constraint.kind == "primary key":
-                keys = {f"{key}.{one}" for one in constraint.columns}
-                nodes[_key(key)] = [add_constraint(key, constraint_name, constraint)], {key, *keys}
-    for key, function in snapshot.functions.items():
-        nodes[key] = [function.definition], _with_keys(function.uses)
-    for key, view in snapshot.views.items():
-        nodes[key] = [create_view(key, view, with_data=False)], _with_keys(view.uses)
-    sorter: TopologicalSorter[str] = TopologicalSorter()
-    for key, (_, after) in sorted(nodes.items()):
-        sorter.add(key, *sorted(after & nodes.keys()))
-    try:
-        for key in sorter.static_order():
-            made += nodes[key][0]
-    except CycleError as problem:
-        raise CannotBuildError([f"a circle of uses ({' -> '.join(problem.args[1])})"]) from problem
-    return made
-
-
-def _key(table: str) -> str:
-    return f"the key of {table}"
-
-
-def _with_keys(uses: Iterable[str]) -> set[str]:
-    """What a query uses, and the primary keys of the tables: it may group by one and show other columns."""
-    return {*uses, *(_key(one) for one in uses)}
-
-
-def _printed(qualified: str) -> list[str]:
-    """The ways in which PostgreSQL may print it: each part in quotes only where it must be."""
-    schema, _, rest = qualified.partition(".")
-    return [f"{one}.{other}" for one in (schema, ident(schema)) for other in (rest, ident(rest))]
-
-
-def _plain(value: Column, snapshot: Snapshot) -> bool:
-    """Whether a default can stand in CREATE TABLE: it uses nothing but sequences, which are there first."""
-    return all(one in snapshot.sequences for one in value.uses)
-
-
-def _owned(snapshot: Snapshot) -> list[str]:
-    """Owners first: rights are granted by the owner, and a sequence has the owner of its column's table."""
-    made: list[str] = []
-    owned: list[tuple[str, str, str]] = []
-    owned += [(key, "type", value.owner) for key, value in snapshot.enums.items()]
-    owned += [(key, "domain", value.owner) for key, value in snapshot.domains.items()]
-    owned += [(key, "table", value.owner) for key, value in snapshot.tables.items()]
-    owned += [(key, "sequence", value.owner) for key, value in snapshot.sequences.items()]
-    owned += [(key, value.kind, value.owner) for key, value in snapshot.functions.items()]
-    owned += [
-        (key, "materialized view" if value.materialized else "view", value.owner)
-        for key, value in snapshot.views.items()
-    ]
-    made += [set_owner(*one) for one in owned if one[2]]
-    for key, sequence in sorted(snapshot.sequences.items()):
-        if sequence.owned_by is not None:
-            made.append(own_sequence(key, split_column(sequence.owned_by, snapshot.tables)))
-        made += grants(key, "sequence", {}, sequence.grants)
-    for key, table in sorted(snapshot.tables.items()):
-        made += table_grants(key, Table(columns={}), table)
-    for key, view in sorted(snapshot.views.items()):
-        made += grants(key, "view", {}, view.grants)
-    for key, function in sorted(snapshot.functions.items()):
-        made += grants(key, function.kind, usual_grants(function.kind), function.grants)
-    return made
+    return building.statements(snapshot)

@@ -1,4 +1,4 @@
-"""What hangs on columns, taken off before these change and put on after: constraints, indexes, triggers, policies, views.
+"""What hangs on columns, taken off before these change and put on after: constraints, indexes, triggers, views.
 
 Taking a constraint off is followed by bringing back the rows once set aside for its sake; putting it on is preceded by
 setting aside those it does not hold for. So each of the two exactly reverses the other.
@@ -179,7 +179,8 @@ def _aside_doubles(
     where = f" WHERE {' AND '.join(terms)}" if terms else ""
     query = (
         "SELECT d.tableoid, d.ctid FROM (SELECT tableoid, ctid, row_number() OVER"  # noqa: S608
-        f" (PARTITION BY {', '.join(keys)} ORDER BY tableoid, ctid) AS n FROM {ddl.name(table)}{where}) AS d WHERE d.n > 1"
+        f" (PARTITION BY {', '.join(keys)} ORDER BY tableoid, ctid) AS n FROM {ddl.name(table)}{where}) AS d"
+        " WHERE d.n > 1"
     )
     return draft.set_aside_found(entry, table, query, why)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import msgspec
 
 from kattegat.schema import ddl
-from kattegat.schema.hints import Hints
+from kattegat.schema.hints import DataStep, Hints
 from kattegat.schema.ledger import Entry
 from kattegat.schema.shape import Constraint, Snapshot, Table
 from kattegat.schema.steps import Lock, Loss, Plan, Step
@@ -49,8 +49,8 @@ class Draft:
             for name, constraint in shape.constraints.items()
             if constraint.kind == "foreign key"
         }
-        # The ids of columns and tables that only one side knows, and where they lie (quoted) while the other side's names
-        # hold: `public.task.note` -> "_p12". On the way there the source's are parked, on the way back the target's.
+        # The ids of columns and tables that only one side knows, and where they lie (quoted) while the other side's
+        # names hold: `public.task.note` -> "_p12". There the source's are parked, on the way back the target's.
         self.ids: dict[str, int] = {}
         self.there: dict[str, str] = {}
         self.back: dict[str, str] = {}
@@ -224,8 +224,8 @@ def returned(entry: int) -> str:
 
 
 def away(word: str, qualified: str, entry: int, final: str, arguments: str = "") -> list[str]:
-    """SQL that moves a thing (`word` as in ALTER) to schema `parked` under its id. It gets a name of ours before it moves
-    and its own after, since either schema may have one of the other name."""
+    """SQL that moves a thing (`word` as in ALTER) to schema `parked` under its id. It gets a name of ours before it
+    moves and its own after, since either schema may have one of the other name."""
     schema, short = ddl.schema_of(qualified), qualified.partition(".")[2]
     between = f"_kat_{entry}"
     return [
@@ -256,3 +256,18 @@ def either(entry: int, parked: Sequence[str], absent: Sequence[str]) -> str:
 
 def _perform(sql: str) -> str:
     return "PERFORM" + sql[6:] if sql.startswith("SELECT ") else sql
+
+
+def data_step(draft: Draft, step: DataStep) -> None:
+    """Adds SQL of the revision's own."""
+    draft.add(
+        "data",
+        ", ".join(step.tables),
+        step.words,
+        [draft.resolve(sql) for sql in step.do],
+        [draft.resolve(sql) for sql in step.undo],
+        undo_words=step.undo_words,
+        lock="SHARE ROW EXCLUSIVE",
+        tables=step.tables,
+        loss="set-aside",
+    )

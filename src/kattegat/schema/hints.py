@@ -8,7 +8,7 @@ from msgspec import Struct, field
 class DataStep(Struct, frozen=True):
     """SQL of one's own in both directions, for what no shape tells.
 
-    It runs when every column and table of the target is there (before NOT NULL and constraints are), and what the target
+    It runs when every column and table of the target is there (before NOT NULL and constraints), and what the target
     does not know is parked: `{public.task.note}` in the SQL stands for where that column or table lies then.
     """
 
@@ -27,7 +27,7 @@ class Refresh(Struct, frozen=True):
 
 
 class Hints(Struct, frozen=True):
-    """Names are qualified: `public.task`, `public.task.note`. In SQL, `{note}` stands for that column of the same table,
+    """Names are qualified: `public.task`, `public.task.note`. In SQL, `{note}` is that column of the same table,
     wherever it lies while the SQL runs."""
 
     tables: dict[str, str] = field(default_factory=dict)  # renamed: source table -> target table

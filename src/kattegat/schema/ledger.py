@@ -1,4 +1,4 @@
-"""The two schemas that a change of release keeps in the database it changes: `lifecycle` (who changed what, how to go back)
+"""The two schemas that a change of release keeps in the database it changes: `lifecycle` (who changed what, the way back)
 and `parked` (what an older release must not see, kept whole).
 
 They hold no table of any release, so they are the same in every release: additions only, never a change of meaning.
@@ -148,7 +148,9 @@ def present(connection: Connection) -> bool:
 def entries(connection: Connection) -> list[Entry]:
     """All that is parked now, in the order in which it was."""
     rows = connection.execute(
-        text("SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY parked_at, id")
+        text(
+            "SELECT id, kind, was, now_is, shape, state FROM parked.entry WHERE state = 'parked' ORDER BY parked_at, id"
+        )
     )
     return [msgspec.convert(dict(row._mapping), Entry) for row in rows]
 

@@ -10,7 +10,7 @@ printed, `stored_plans` (the rows by revision) and `shape_connection` (a databas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -18,19 +18,32 @@ from alembic import op as alembic_op
 from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.util import CommandError
+from msgspec import Struct
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from kattegat.errors import KattegatError
 from kattegat.schema import ledger, planner, shrink, snapshot, sqltext, stored
 from kattegat.schema.hints import Hints
+from kattegat.schema.ledger import Entry
 from kattegat.schema.shape import Snapshot, differences
-from kattegat.schema.steps import Plan
+from kattegat.schema.steps import Plan, Step
 from kattegat.schema.stored import NoStoredPlanError, PlanKey, SchemaDriftError, Stored
 
 Steps = Iterable[Any]
 StepsFunction = Callable[[Any, MigrationContext], Steps]
 
 SCHEMAS = ("public",)
+MOVES = "kattegat_moves"  # among the options of a migration context: what `op.unpark` did in this revision
+
+
+class Move(Struct, frozen=True):
+    """What `op.unpark` did in the middle of an `upgrade()`: its plan, the shapes around it, what was parked before."""
+
+    before: Snapshot
+    plan: Plan
+    after: Snapshot
+    parked: tuple[Entry, ...]
 
 
 class NotReversibleError(KattegatError):
@@ -141,7 +154,8 @@ def _unpark(operations: Operations, operation: UnparkOp) -> None:
     entries = [entry for entry in ledger.entries(connection) if entry.was == operation.name]
     if not entries:
         raise NothingParkedError(operation.name)
-    _go_to(operations, lambda have: shrink.with_entry(have, entries[-1]))
+    move = _go_to(operations, lambda have: shrink.with_entry(have, entries[-1]))
+    operations.migration_context.opts.setdefault(MOVES, []).append(move)
 
 
 @Operations.implementation_for(WayBackOp)
@@ -153,7 +167,7 @@ def _way_back(operations: Operations, operation: WayBackOp) -> None:
             raise NoStoredPlanError(operation.revision)
         stored.verify(row, _key(context), _accepted(context))
         _check_follows(row)
-        for statement in sqltext.in_one_transaction(row.plan()):
+        for statement in (*sqltext.AS_A_CHANGE, *sqltext.in_one_transaction(row.plan())):
             context.impl.static_output(statement + ";")
         return
     connection = _connection(context)
@@ -199,12 +213,12 @@ def _recording(step: RevisionStep, context: MigrationContext, release: str) -> C
             plan = row.plan().reverse()
             run_between(connection, plan, follows or "", row.shape_before(), row.shape_after(), schemas=schemas)
             return
+        context.opts.pop(MOVES, None)
         before = snapshot.read(connection, schemas)
         original(**kw)
         after = snapshot.read(connection, schemas)
-        plan = plan_back(
-            connection, script.revision, follows, before, after, getattr(script.module, "hints", None) or Hints()
-        )
+        hints = getattr(script.module, "hints", None) or Hints()
+        plan = plan_back(connection, script.revision, follows, before, after, hints, moves=context.opts.get(MOVES, ()))
         ledger.reserve(connection, plan.next_id)
         stored.store(
             connection,
@@ -223,7 +237,14 @@ def _recording(step: RevisionStep, context: MigrationContext, release: str) -> C
 
 
 def plan_back(
-    connection: Connection, revision: str, follows: str | None, before: Snapshot, after: Snapshot, hints: Hints
+    connection: Connection,
+    revision: str,
+    follows: str | None,
+    before: Snapshot,
+    after: Snapshot,
+    hints: Hints,
+    *,
+    moves: Sequence[Move] = (),
 ) -> Plan:
     """The way back of a revision, from the shape after it to the one before, ending with the revision being set.
 
@@ -233,8 +254,47 @@ def plan_back(
     first = ledger.next_id(connection)
     if follows is None:
         return Plan(source=after.fingerprint(), target=before.fingerprint(), next_id=first)
-    plan = planner.plan(after, before, hints=hints, parked=ledger.entries(connection), first_id=first)
-    return with_revision(plan, revision, follows)
+    parked: Sequence[Entry] = ledger.entries(connection)
+    at = after
+    steps: list[Step] = []
+    # What was brought back has to lie again where it lay, since the plans of earlier revisions look for it there: so
+    # that part of the way is the exact reverse of what was done.
+    for move in reversed(moves):
+        if at != move.after:
+            some = hints_between(hints, at, move.after, data=at is after)
+            plan = planner.plan(at, move.after, hints=some, parked=parked, first_id=first)
+            steps.extend(plan.steps)
+            first = plan.next_id
+        steps.extend(move.plan.reverse().steps)
+        at, parked = move.before, move.parked
+    if at != before or not moves:
+        some = hints_between(hints, at, before, data=at is after) if moves else hints
+        plan = planner.plan(at, before, hints=some, parked=parked, first_id=first)
+        steps.extend(plan.steps)
+        first = plan.next_id
+    whole = Plan(source=after.fingerprint(), target=before.fingerprint(), steps=tuple(steps), next_id=first)
+    return with_revision(whole, revision, follows)
+
+
+def hints_between(hints: Hints, source: Snapshot, target: Snapshot, *, data: bool) -> Hints:
+    """The hints that hold between these two shapes, of which at least one lies in the middle of an `upgrade()`.
+
+    `data` says whether the revision's own SQL runs on this part of the way.
+    """
+    tables = {old: new for old, new in hints.tables.items() if old in source.tables and new in target.tables}
+    columns = {}
+    for old, new in hints.columns.items():
+        table, _, column = old.rpartition(".")
+        here = next((one for one, other in tables.items() if other == table), table)
+        if (
+            here in source.tables
+            and table in target.tables
+            and column in source.tables[here].columns
+            and new in target.tables[table].columns
+        ):
+            columns[old] = new
+    kept = Hints(tables=tables, columns=columns, fill=hints.fill, place=hints.place, refresh=hints.refresh)
+    return replace(kept, before=hints.before, after=hints.after) if data else kept
 
 
 def with_revision(plan: Plan, revision: str, follows: str) -> Plan:
@@ -285,18 +345,19 @@ def run_between(
         raise SchemaDriftError(revision, left)
 
 
-def _go_to(operations: Operations, change: Callable[[Snapshot], Snapshot]) -> None:
+def _go_to(operations: Operations, change: Callable[[Snapshot], Snapshot]) -> Move:
     """Goes to another shape in the middle of an `upgrade()`."""
     context = operations.migration_context
     connection = _shapes(context)
-    have = snapshot.read(connection, _schemas(context))
-    plan = planner.plan(have, change(have), parked=ledger.entries(connection), first_id=ledger.next_id(connection))
+    have, parked = snapshot.read(connection, _schemas(context)), tuple(ledger.entries(connection))
+    plan = planner.plan(have, change(have), parked=parked, first_id=ledger.next_id(connection))
     statements = [f"SELECT setval('parked.id', {plan.next_id}, false)", *sqltext.in_one_transaction(plan)]
     if context.as_sql:
         for statement in statements:
             context.impl.static_output(statement + ";")
     else:
         sqltext.run(connection, statements)
+    return Move(have, plan, snapshot.read(connection, _schemas(context)), parked)
 
 
 def _connection(context: MigrationContext) -> Connection:

@@ -1,6 +1,6 @@
 """The SQL functions, kept in schema `parked`, that set rows aside, put values in place of others, and bring both back.
 
-A row or value is kept as an object of texts, column by column: the text form is what PostgreSQL itself reads back exactly,
+A row or value is kept as an object of texts, column by column: the text form is what PostgreSQL reads back exactly,
 whatever the type. Each call belongs to an entry, so that the way back finds what the way there has set aside.
 """
 
@@ -60,6 +60,26 @@ BEGIN
         RETURN true;
     END IF;
     EXECUTE pg_catalog.format('SELECT CAST(CAST($1 AS %s) AS %s)', type_from, type_to) USING value;
+    RETURN true;
+EXCEPTION WHEN data_exception OR check_violation OR not_null_violation OR cannot_coerce OR program_limit_exceeded THEN
+    RETURN false;
+END $kat$
+""",
+    # Whether a text can be read as the first of the types, and that cast to each of the others in turn.
+    """
+CREATE OR REPLACE FUNCTION parked.passes(value text, types text[]) RETURNS boolean LANGUAGE plpgsql
+SET search_path = '' AS $kat$
+DECLARE
+    passed text := '$1';
+    kind text;
+BEGIN
+    IF value IS NULL THEN
+        RETURN true;
+    END IF;
+    FOREACH kind IN ARRAY types LOOP
+        passed := pg_catalog.format('CAST(%s AS %s)', passed, kind);
+    END LOOP;
+    EXECUTE 'SELECT ' || passed USING value;
     RETURN true;
 EXCEPTION WHEN data_exception OR check_violation OR not_null_violation OR cannot_coerce OR program_limit_exceeded THEN
     RETURN false;

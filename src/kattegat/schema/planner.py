@@ -1,7 +1,8 @@
 """The way from one shape to another that loses nothing.
 
 The order is that of a careful removal: what hangs on things comes off, things that the target does not know are parked,
-what it needs is made or comes back, values follow, and what hangs on things is put on again, last of all what others see.
+what it needs is made or comes back, values follow, and what hangs on things is put on again, last of all what others
+see.
 Every step is exactly reversed by its undo, so the way back is the same list read from its end.
 """
 
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kattegat.errors import KattegatError
+from kattegat.schema import way
 from kattegat.schema.draft import Draft
 from kattegat.schema.hints import DataStep, Hints, Refresh
 from kattegat.schema.ledger import Entry
 from kattegat.schema.renaming import renamed
 from kattegat.schema.shape import Snapshot
 from kattegat.schema.steps import Plan
-from kattegat.schema.way import Way
 
 __all__ = ["AnswerNeededError", "CannotPlanError", "DataStep", "Hints", "Refresh", "plan"]
 
@@ -49,12 +50,13 @@ def plan(
 ) -> Plan:
     """Steps from `source` to `target`.
 
-    `parked` is what lies in the ledger, to be brought back where the target knows it; `rows` are estimates per table (0:
-    known to be empty; missing: unknown); `first_id` is the first free id. Raises `CannotPlanError` or `AnswerNeededError`.
+    `parked` is what lies in the ledger, to be brought back where the target knows it; `rows` are estimates per table
+    (0: known to be empty; missing: unknown); `first_id` is the first free id. Raises `CannotPlanError` or
+    `AnswerNeededError`.
     """
     given = hints or Hints()
     draft = Draft(renamed(source, given.tables, given.columns), target, parked, given, rows or {}, first_id)
-    Way(draft).go()
+    way.go(draft)
     if draft.reasons:
         raise CannotPlanError(draft.reasons)
     if draft.questions:

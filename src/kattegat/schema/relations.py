@@ -1,14 +1,14 @@
-"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form of the same name."""
+"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
 
 from kattegat.schema import ddl
-from kattegat.schema.columns import hold_misfits
+from kattegat.schema.conversions import hold_misfits
 from kattegat.schema.draft import READ, REWRITE, Draft, away, either, home, note, plain, returned
 from kattegat.schema.ledger import Entry
 from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
@@ -126,8 +126,16 @@ def _move_partitions(table: str, entry: int, *, away: bool) -> str:
     )
 
 
-def alter_table(draft: Draft, table: str, mine: Table, theirs: Table) -> None:
-    """Owner, storage, row-level security and grants of a table that both sides have."""
+def alter_table(draft: Draft, table: str, mine: Table, theirs: Table, remade: Collection[str] = ()) -> None:
+    """Owner, storage, row-level security and grants of a table that both sides have. Columns that are computed anew or
+    parked bring their rights along."""
+
+    def present(shape: Table) -> Table:
+        there = {name: rights for name, rights in shape.column_grants.items() if name in theirs.columns}
+        held = {name: rights for name, rights in there.items() if name not in remade}
+        return msgspec.structs.replace(shape, column_grants=held)
+
+    mine, theirs = present(mine), present(theirs)
     there = _attributes(table, mine, theirs)
     if there:
         back = _attributes(table, theirs, mine)
@@ -151,9 +159,7 @@ def _attributes(table: str, mine: Table, theirs: Table) -> list[str]:
             done.append(f"ALTER TABLE {place} SET ({', '.join(f'{k}={ddl.literal(v)}' for k, _, v in pairs)})")
     if (mine.row_security, mine.forced) != (theirs.row_security, theirs.forced):
         done += ddl.row_security(table, theirs.row_security, theirs.forced)
-    both = mine.columns.keys() & theirs.columns.keys()
-    held = {column: grants for column, grants in mine.column_grants.items() if column in both}
-    done += ddl.table_grants(table, msgspec.structs.replace(mine, column_grants=held), theirs)
+    done += ddl.table_grants(table, mine, theirs)
     if mine.owner != theirs.owner and theirs.owner:
         done.append(ddl.set_owner(table, "table", theirs.owner))
     return done
@@ -293,8 +299,8 @@ def _home(name: str, entry: int, shape: Enum | Domain) -> list[str]:
 def exchange_type(
     draft: Draft, name: str, mine: Enum | Domain, theirs: Enum | Domain, columns: Iterable[tuple[str, str, Column]]
 ) -> None:
-    """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those that
-    are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
+    """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those
+    that are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
     old = draft.id()
     before = draft.entry("type", name, theirs)
     alike = before is not None and before.shape == plain(theirs)

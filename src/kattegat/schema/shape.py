@@ -200,7 +200,8 @@ def _differences(at: str, have: dict[str, Any], want: dict[str, Any]) -> Iterato
         mine, theirs = have.get(key), want.get(key)
         if mine == theirs or key == "uses":
             continue
-        if key in _THINGS:
+        # A constraint's `columns` are names alone.
+        if key in _THINGS and isinstance(mine or theirs, dict):
             for name in sorted((mine or {}).keys() | (theirs or {}).keys()):
                 one, other = (mine or {}).get(name), (theirs or {}).get(name)
                 path = f"{at}.{name}" if at else name

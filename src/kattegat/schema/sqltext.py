@@ -20,6 +20,15 @@ _CONCURRENTLY = re.compile(
     re.IGNORECASE,
 )
 
+# What a session that runs the texts by hand, in a transaction, has to say first.
+AS_A_CHANGE = (
+    *(f"SET LOCAL {name} = '{value}'" for name, value in SETTINGS.items()),
+    "SET LOCAL check_function_bodies = 'off'",
+    "SET LOCAL kat.change = 'on'",
+    "SET LOCAL kat.change_of = 'printed'",
+    "SELECT set_config('kat.epoch', last_value::text, true) FROM lifecycle.epoch",
+)
+
 
 class StatementError(KattegatError):
     """A statement of a plan that PostgreSQL refused; its transaction is broken, and so nothing of the plan is done."""

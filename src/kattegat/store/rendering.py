@@ -42,6 +42,31 @@ _CREATE = re.compile(
 _DROP = re.compile(
     r"^\s*DROP\s+INDEX\s+CONCURRENTLY\s+(?:IF\s+EXISTS\s+)?(?:\w+\.)?(?P<name>\"[^\"]+\"|\w+)", re.IGNORECASE
 )
+# Undone, an upgrade leaves nothing parked: behind the fence only the upgrade itself has filled what it made, and it
+# will fill it again.
+_FORGET = """DO $kat_forget$
+DECLARE
+    e record;
+    place text;
+BEGIN
+    FOR e IN SELECT * FROM parked.entry WHERE id >= {first} AND id < {end} AND state = 'parked'
+        AND kind IN ('watch', 'column', 'table') ORDER BY kind DESC, id
+    LOOP
+        place := CASE e.kind WHEN 'column' THEN pg_catalog.regexp_replace(e.was, '[.][^.]*$', '') ELSE e.was END;
+        place := pg_catalog.format('%I.%I', pg_catalog.split_part(place, '.', 1),
+            pg_catalog.substr(place, pg_catalog.strpos(place, '.') + 1));
+        IF e.kind = 'watch' THEN
+            EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS _kat_watch_%s ON %s', e.id, place);
+            EXECUTE pg_catalog.format('DROP TRIGGER IF EXISTS _kat_swept_%s ON %s', e.id, place);
+            EXECUTE pg_catalog.format('DROP FUNCTION IF EXISTS parked.watch_%s()', e.id);
+        ELSIF e.kind = 'column' THEN
+            EXECUTE pg_catalog.format('ALTER TABLE %s DROP COLUMN _p%s', place, e.id);
+        ELSE
+            EXECUTE pg_catalog.format('DROP TABLE parked.t%s', e.id);
+        END IF;
+        UPDATE parked.entry SET state = 'purged', returned_at = pg_catalog.clock_timestamp() WHERE id = e.id;
+    END LOOP;
+END $kat_forget$"""
 _PATH = "SET LOCAL search_path = public"
 _ROWS = text(
     """
@@ -89,6 +114,7 @@ class _Segment(Struct):
     before: Snapshot
     statements: list[str]
     after: Snapshot | None = None
+    last: bool = False
 
 
 class Workshop:
@@ -112,16 +138,17 @@ class Workshop:
             )
         hints = getattr(script.module, "hints", None) or Hints()
         before = self.shape()
-        segments = self._segments(script)
+        segments, moves = self._segments(script)
         after = self.shape()
-        back = operations.plan_back(self._connection, revision, follows, before, after, hints)
+        first = ledger.next_id(self._connection)
+        back = operations.plan_back(self._connection, revision, follows, before, after, hints, moves=moves)
         ledger.reserve(self._connection, back.next_id)
         row = stored.signed(
             key, revision=revision, follows=follows, release=release, plan=back, before=before, after=after
         )
         said = stored.set_revision(revision, follows)
         steps = self._taking_ids(
-            [self._step(script, segment, hints, first=back, only=len(segments) == 1) for segment in segments]
+            [self._step(script, segment, hints, (first, back) if len(segments) == 1 else None) for segment in segments]
         )
         steps.append(
             Step(
@@ -136,16 +163,14 @@ class Workshop:
                 undo_seconds=0.01,
             )
         )
-        return Plan(
-            source=before.fingerprint(),
-            target=after.fingerprint(),
-            steps=tuple(steps),
-            next_id=ledger.next_id(self._connection),
-        )
+        # The ids of what undoing would park are free again for the next revision: an upgrade that is undone takes its
+        # stored plans with it, and moves on past them all.
+        ledger.reserve(self._connection, back.next_id)
+        return Plan(source=before.fingerprint(), target=after.fingerprint(), steps=tuple(steps), next_id=back.next_id)
 
     # -- rendering ---------------------------------------------------------------------------------------------------
 
-    def _segments(self, script: Script) -> list[_Segment]:
+    def _segments(self, script: Script) -> tuple[list[_Segment], list[operations.Move]]:
         done: list[_Segment] = []
         now = _Segment(False, self.shape(), [])
 
@@ -186,7 +211,11 @@ class Workshop:
         with Operations.context(context):
             script.module.upgrade()
         end(alone=False)
-        return done
+        for segment in reversed(done):
+            if not segment.alone:
+                segment.last = True
+                break
+        return done, context.opts.get(operations.MOVES, [])
 
     def _run(self, statement: str) -> None:
         driver = self._connection.connection.driver_connection
@@ -197,7 +226,8 @@ class Workshop:
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _step(self, script: Script, segment: _Segment, hints: Hints, *, first: Plan, only: bool) -> Step:
+    def _step(self, script: Script, segment: _Segment, hints: Hints, planned: tuple[int, Plan] | None) -> Step:
+        """`planned` is the way back of the whole revision, with its first id, where the segment is all of it."""
         after = segment.after or segment.before
         words = f"Revision {script.revision}, {script.doc.rstrip('.').lower()}"
         changed, rewrite = _changed(segment.before, after)
@@ -213,26 +243,21 @@ class Workshop:
             undo = self._alone_back(statement, segment.before, after)
         else:
             do = (_PATH, *segment.statements)
-            plan = (
-                replace(first, steps=first.steps[:-1])
-                if only
-                else planner.plan(
-                    after,
-                    segment.before,
-                    hints=_of(hints, after, segment.before),
-                    parked=ledger.entries(self._connection),
-                    first_id=ledger.next_id(self._connection),
-                )
-            )
+            # The revision's own SQL for the way back belongs to what is undone first.
+            some = operations.hints_between(hints, after, segment.before, data=segment.last)
+            first, plan = planned or (ledger.next_id(self._connection), self._back(after, segment.before, some))
             ledger.reserve(self._connection, plan.next_id)
-            undo = tuple(sqltext.in_one_transaction(plan, whole=True))
+            undo = (
+                *sqltext.in_one_transaction(plan)[: None if planned is None else -1],
+                _FORGET.format(first=first, end=plan.next_id),
+            )
         return Step(
             kind="upgrade" if not segment.alone else "build index",
             target=f"revision {script.revision}",
             words=f"{words}: {len(segment.statements)} statement{'s' if len(segment.statements) != 1 else ''}.",
             do=do,
             undo=undo,
-            undo_words=f"What revision {script.revision} made is parked or taken off again.",
+            undo_words=f"What revision {script.revision} made is taken off again.",
             lock=lock,
             tables=changed,
             rewrite=rewrite,
@@ -242,9 +267,19 @@ class Workshop:
             alone=segment.alone,
         )
 
+    def _back(self, after: Snapshot, before: Snapshot, hints: Hints) -> Plan:
+        return planner.plan(
+            after,
+            before,
+            hints=hints,
+            parked=ledger.entries(self._connection),
+            first_id=ledger.next_id(self._connection),
+        )
+
     def _taking_ids(self, steps: Sequence[Step]) -> list[Step]:
         """Undone before the ids were reserved, a step must not leave them to others."""
-        taken = f"SELECT setval('parked.id', {ledger.next_id(self._connection)}, false)"
+        end = ledger.next_id(self._connection)
+        taken = f"SELECT setval('parked.id', {end}, false)"
         return [step if step.alone else replace(step, undo=(taken, *step.undo)) for step in steps]
 
     def _alone_back(self, statement: str, before: Snapshot, after: Snapshot) -> tuple[str, ...]:
@@ -256,7 +291,7 @@ class Workshop:
             for table in before.tables.values():
                 if name in table.indexes:
                     return (ddl.create_index(table.indexes[name], concurrently=table.partition is None),)
-        plan = planner.plan(after, before, first_id=ledger.next_id(self._connection))
+        plan = self._back(after, before, Hints())
         ledger.reserve(self._connection, plan.next_id)
         return tuple(sqltext.in_one_transaction(plan, whole=True))
 
@@ -272,20 +307,3 @@ def _changed(before: Snapshot, after: Snapshot) -> tuple[tuple[str, ...], bool]:
         if name in after.tables[table].columns
     )
     return changed, rewrite
-
-
-def _of(hints: Hints, source: Snapshot, target: Snapshot) -> Hints:
-    """The renames among the hints that happen between these two shapes: an `upgrade()` may do its work in pieces."""
-    tables = {old: new for old, new in hints.tables.items() if old in source.tables and new in target.tables}
-    columns = {}
-    for old, new in hints.columns.items():
-        table, _, column = old.rpartition(".")
-        here = next((one for one, other in tables.items() if other == table), table)
-        if (
-            here in source.tables
-            and table in target.tables
-            and column in source.tables[here].columns
-            and new in target.tables[table].columns
-        ):
-            columns[old] = new
-    return Hints(tables=tables, columns=columns, fill=hints.fill, place=hints.place, refresh=hints.refresh)

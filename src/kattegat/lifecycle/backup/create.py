@@ -325,8 +325,9 @@ def _settle(folder: Path, *, deep: bool = True) -> None:
     paths = [folder, *folder.rglob("*")] if deep else [folder]
     for path in paths:
         if path.is_file() and path.stat().st_nlink > 1:
-            # A pack that the vault has flushed under its other name.
+            # A pack that the vault has flushed under its other name, which says whose it is.
             continue
+        owned_by_parent(path, folder.parent)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)

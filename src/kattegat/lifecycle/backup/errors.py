@@ -28,7 +28,7 @@ class ToolError(BackupError):
 class SpaceError(BackupError):
     """No room for it; `needed` and `free` are bytes, -1 where the disk was found full on the way."""
 
-    def __init__(self, folder: Path, needed: int, free: int) -> None:
+    def __init__(self, folder: Path, needed: int, free: int, todo: str = "") -> None:
         self.folder = folder
         self.needed = needed
         self.free = free
@@ -36,7 +36,7 @@ class SpaceError(BackupError):
             said = f"The disk of {folder} is full, and what was begun there has been removed"
         else:
             said = f"{folder} has {_bytes(free)} free and about {_bytes(needed)} are needed"
-        super().__init__(f"{said}: make room, or choose another folder with `kat backup create --to DIR`.")
+        super().__init__(f"{said}: {todo or 'make room, or choose another folder with `kat backup create --to DIR`'}.")
 
 
 class DamagedError(BackupError):

@@ -131,6 +131,7 @@ def unite(source: Path, settings: Settings, tick: Tick) -> int:
             fresh = (root / name).with_suffix(".new")
             fresh.unlink(missing_ok=True)
             link(pack, fresh)
+            owned_by_parent(fresh, root)
             fresh.replace(root / name)
             put += 1
         tick(count + 1, len(packs))

@@ -116,12 +116,19 @@ def _roles(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 def _locale(connection: psycopg.Connection[tuple[object, ...]]) -> sql.Composable:
     """The encoding and collation of the database in use: text has to sort as it did."""
     row = connection.execute(
-        "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database WHERE datname = current_database()"
+        "SELECT pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider::text,"
+        " coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') FROM pg_database d"
+        " WHERE datname = current_database()"
     ).fetchone()
     if row is None:
         return sql.SQL("")
-    words = sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}")
-    return words.format(*(sql.Literal(str(value)) for value in row))
+    *first, provider, locale = (str(value) for value in row)
+    words = sql.SQL("ENCODING {} LC_COLLATE {} LC_CTYPE {}").format(*(sql.Literal(value) for value in first))
+    named = {"i": "LOCALE_PROVIDER icu ICU_LOCALE {}", "b": "LOCALE_PROVIDER builtin BUILTIN_LOCALE {}"}
+    more = (
+        sql.SQL(named[provider]).format(sql.Literal(locale)) if provider in named else sql.SQL("LOCALE_PROVIDER libc")
+    )
+    return sql.SQL(" ").join([words, more])
 
 
 def _line(problem: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,11 @@ SESSION = (
     "SET idle_in_transaction_session_timeout TO 0",
 )
 
+LIBPQ = (
+    *("PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSERVICEFILE"),
+    *("PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL", "PGCHANNELBINDING", "PGREQUIREAUTH"),
+)
+
 
 class Reach(msgspec.Struct, frozen=True):
     """A login on a server. `role` is taken on by every connection, `bound` tells that policies hold for it.
@@ -58,10 +64,16 @@ class Reach(msgspec.Struct, frozen=True):
         return make_conninfo("", **(self.parts | {"dbname": database or self.database}))
 
     def for_tools(self, database: str) -> tuple[str, dict[str, str]]:
-        """For `pg_dump -d`: without the password, which goes by the environment, where others can't see it."""
+        """For `pg_dump -d`: without the password, which goes by the environment, where others can't see it.
+
+        What our own connections take from libpq's environment (PGPASSWORD, PGSSLROOTCERT) the tools get too.
+        """
         parts = {name: value for name, value in self.parts.items() if name != "password"}
+        given = {} if self.embedded else {name: os.environ[name] for name in LIBPQ if name in os.environ}
         password = self.parts.get("password")
-        return make_conninfo("", **(parts | {"dbname": database})), {"PGPASSWORD": password} if password else {}
+        return make_conninfo("", **(parts | {"dbname": database})), given | (
+            {"PGPASSWORD": password} if password else {}
+        )
 
     @contextmanager
     def connect(self, database: str | None = None, *, plain: bool = False) -> Iterator[psycopg.Connection[Any]]:

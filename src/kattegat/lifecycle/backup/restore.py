@@ -27,9 +27,6 @@ SESSIONS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     " AND backend_type = 'client backend'"
 )
-MARGIN = 64 * 1024 * 1024
-# A restored database is larger than its tables: indexes, and the log that is written meanwhile.
-ROOM = 2.0
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -75,8 +72,9 @@ def restore(
     database.close()
     found = tools.find(way, settings.pg_bin)
     used = check_unused(way, backup, replace)
+    swap.sweep(settings, way)
     stamp = f"{manifest.now():%Y%m%dT%H%M%SZ}"
-    new = f"{way.database[:40]}_restored_{stamp.lower()}"
+    new = swap.waits_as(way, stamp)
     try:
         fill.new_database(way, new)
         fill.fill(way, found, backup, new, count, progress)
@@ -94,10 +92,11 @@ def restore(
         staged = swap.stage(settings, opened.bundle, backup.path / "anchors", stamp)
         before = swap.swap(settings, way, new, stamp, staged, keep=used)
     except BaseException:
-        swap.undo(settings, way, new, stamp)
+        # Broken off in the middle of the swap itself, what has happened to the databases decides.
+        if swap.end(settings, way) is None:
+            swap.undo(settings, way, new, stamp)
         raise
-    swap.settle(settings, database)
-    database.close()
+    swap.end(settings, way)
     return Restored(
         name=backup.name,
         database=way.database,
@@ -172,15 +171,14 @@ def _used(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
 
 def _check_room(settings: Settings, backup: Backup) -> None:
     """Raises `SpaceError` where the database or the packs do not fit."""
+    verify.check_room(settings, backup)
     folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.is_dir())
-    needed = MARGIN
-    if not settings.database_url:
-        needed += int(backup.manifest.database_size * ROOM)
+    needed = verify.room(settings, backup)
     if not settings.evidence_url and folder.stat().st_dev != backup.path.stat().st_dev:
         needed += backup.manifest.evidence.size
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise SpaceError(folder, needed, free)
+        raise SpaceError(folder, needed, free, "make room there and type the same command again")
 
 
 def _make_ready(way: reach.Reach, backup: Backup, new: str) -> None:

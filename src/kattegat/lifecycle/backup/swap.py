@@ -115,11 +115,15 @@ def swap(settings: Settings, way: reach.Reach, new: str, stamp: str, files: list
 
 def settle(settings: Settings, database: Database) -> str | None:
     """Ends a swap that was broken off, or takes it back; gives a sentence about it, None where there was none."""
+    return end(settings, reach.of(settings, database)) if path(settings).exists() else None
+
+
+def end(settings: Settings, way: reach.Reach) -> str | None:
+    """As `settle`, for a server that has been reached already."""
     try:
         pending = msgspec.json.decode(path(settings).read_bytes(), type=Pending)
     except FileNotFoundError:
         return None
-    way = reach.of(settings, database)
     with way.connect("postgres", plain=True) as connection:
         row = connection.execute("SELECT oid::bigint FROM pg_database WHERE datname = %s", (way.database,)).fetchone()
     if row is None or int(row[0]) != pending.oid:
@@ -127,6 +131,21 @@ def settle(settings: Settings, database: Database) -> str | None:
         return "A restore that was broken off has been taken back: type it again."
     follow(settings, way, pending)
     return "A restore that was broken off has been ended."
+
+
+def waits_as(way: reach.Reach, stamp: str) -> str:
+    """The name of a database that is being restored."""
+    return f"{way.database[:40]}_restored_{stamp.lower()}"
+
+
+def sweep(settings: Settings, way: reach.Reach) -> None:
+    """Takes away what restores left that were killed before anything changed places."""
+    prefix = waits_as(way, "")
+    with way.connect("postgres", plain=True) as connection:
+        names = connection.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", (prefix,))
+        found = [str(row[0]) for row in names.fetchall()]
+    for name in found:
+        undo(settings, way, name, name.removeprefix(prefix).upper())
 
 
 def undo(settings: Settings, way: reach.Reach, new: str, stamp: str) -> None:

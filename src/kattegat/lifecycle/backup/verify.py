@@ -19,7 +19,7 @@ from kattegat.evidence.errors import DestroyedKeyError, EvidenceError
 from kattegat.evidence.keys import InstallKey
 from kattegat.lifecycle import keys
 from kattegat.lifecycle.backup import evidence, fill, ledger, listing, manifest, reach, tools
-from kattegat.lifecycle.backup.errors import DamagedError, DifferentError, LostKeyError
+from kattegat.lifecycle.backup.errors import DamagedError, DifferentError, LostKeyError, SpaceError
 from kattegat.lifecycle.backup.manifest import Backup, Proof
 from kattegat.scheduler.beat import release
 from kattegat.schema import scratch
@@ -30,6 +30,9 @@ from kattegat.store.layout import write_file
 Progress = Callable[[str, int, int], None]
 # One record of so many packs is opened unless all are asked for.
 SAMPLE = 200
+MARGIN = 64 * 1024 * 1024
+# A restored database is larger than its tables: indexes, and the log that is written meanwhile.
+ROOM = 2.0
 
 SAMPLED = text(
     """
@@ -67,6 +70,7 @@ def verify(
     """
     start = time.monotonic()
     count = jobs or listing.jobs()
+    check_room(settings, backup)
     listed = check_files(backup, count, progress)
     opened = unlock(settings, backup, secret)
     way = reach.of(settings, database)
@@ -94,6 +98,19 @@ def verify(
     write_file(backup.path / "proof.json", manifest.pretty(proof).decode(), 0o600)
     ledger.record(way, backup, proof)
     return proof
+
+
+def room(settings: Settings, backup: Backup) -> int:
+    """Bytes that a second database takes on the disk of this install: with a given server none that we know of."""
+    return 0 if settings.database_url else MARGIN + int(backup.manifest.database_size * ROOM)
+
+
+def check_room(settings: Settings, backup: Backup) -> None:
+    """Raises `SpaceError` where a second database does not fit."""
+    folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.is_dir())
+    needed, free = room(settings, backup), tools.free(folder)
+    if free < needed:
+        raise SpaceError(folder, needed, free, "make room there and type the same command again")
 
 
 def check_files(backup: Backup, jobs: int, progress: Progress) -> int:

@@ -9,7 +9,8 @@ What was before is kept in the ledger of the database, and opening restores exac
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -184,6 +185,32 @@ def enter(place: Place, others: Sequence[str] = ()) -> psycopg.Connection[Any]:
     raise DoorError(
         f"The database of {place.part} is taken by others as soon as there is room: stop OpenKAT's containers first."
     )
+
+
+@contextmanager
+def room(place: Place, connections: int) -> Iterator[None]:
+    """Room for some more sessions of ours, such as pg_dump's, behind a door that lets nobody in; whoever else took it
+    is ended afterwards. Where the door is one of rights, there is room already."""
+    with _inside(place) as inside:
+        before = _remembered(inside)
+        if before is None or before.method == "connect":
+            yield
+            return
+        name = sql.Identifier(place.dsn.database)
+        row = inside.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND usesysid IS NOT NULL", [place.dsn.database]
+        ).fetchone()
+        limit = int(row[0] if row else 1) + connections
+        inside.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT {}").format(name, sql.Literal(limit)))
+        try:
+            yield
+        finally:
+            inside.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT 0").format(name))
+            _ended(place, inside)
+
+
+def _inside(place: Place) -> closing[psycopg.Connection[Any]]:
+    return closing(enter(place))
 
 
 def _before(place: Place, connection: psycopg.Connection[Any]) -> Before:

@@ -22,6 +22,7 @@ from kattegat.schema.shape import Column, Constraint, Enum, Index, Sequence, Sna
 
 Part = Literal["scheduler", "katalogus", "bytes", "rocky"]
 PARTS: tuple[Part, ...] = get_args(Part)
+OWN_APPS = ("account", "crisis_room", "fmea", "tools")  # of Rocky; the others are Django's and its libraries'
 
 
 class Release(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +152,7 @@ def chain(part: Part) -> tuple[str, ...]:
 
 # -- from facts to a snapshot ---------------------------------------------------------------------------------------
 
+_NEXT = re.compile(r"nextval\('(\w+)'")
 _TYPED = re.compile(r"::(\"?)(\w+)\1")
 _KEY = re.compile(r"\(([^()]*)\)")
 _FOREIGN = re.compile(r"FOREIGN KEY \((?P<here>[^)]*)\) REFERENCES (?P<table>[\w.\"]+)\((?P<there>[^)]*)\)")
@@ -206,6 +208,7 @@ def _table(facts: dict[str, Any], enums: set[str]) -> Table:
             not_null=kind.get("not_null", False),
             default=_expression(kind["default"], enums) if "default" in kind else None,
             identity=kind.get("identity", ""),
+            uses=tuple(f"public.{name}" for name in _NEXT.findall(kind.get("default", ""))),
         )
         for name, kind in facts["columns"].items()
     }
@@ -227,7 +230,7 @@ def _expression(text: str, enums: set[str]) -> str:
 
 def _read_by(text: str, columns: dict[str, Column]) -> tuple[str, ...]:
     words = set(re.findall(r"\w+", re.sub(r"'[^']*'(::\w+)?", "", text)))
-    return tuple(name for name in columns if name in words)
+    return tuple(sorted(name for name in columns if name in words))
 
 
 def _constraint(text: str, columns: dict[str, Column]) -> Constraint:
@@ -260,6 +263,7 @@ def _index(text: str, columns: dict[str, Column], enums: set[str]) -> Index:
         unique=text.startswith("CREATE UNIQUE"),
         keys=_keys(body.partition("(")[2].rpartition(")")[0]),
         predicate=predicate or None,
+        uses=tuple(f"public.{name}" for name in sorted(enums) if f"::public.{name}" in text),
     )
 
 

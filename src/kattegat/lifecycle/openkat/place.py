@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -16,6 +16,7 @@ from kattegat.lifecycle.openkat import recognise
 from kattegat.lifecycle.openkat.environment import CannotConnectError, Dsn
 from kattegat.lifecycle.openkat.facts import Part
 from kattegat.lifecycle.openkat.recognise import At
+from kattegat.schema import ledger
 
 APPLICATION = "kat openkat"
 _SECONDS = 10
@@ -49,11 +50,19 @@ class Place(Struct, frozen=True):
         """A session of the login itself, in autocommit mode: for what concerns the database as a whole."""
         return _connect(self.part, self.dsn)
 
+    def connect_inside(self) -> psycopg.Connection[tuple[object, ...]]:
+        """The same, also where the door is closed."""
+        from kattegat.lifecycle.openkat import doors
+
+        return doors.enter(self)
+
     def engine(self) -> Engine:
         """Sessions that act as the owner of the tables. Not pooled: each ends when it is closed."""
 
+        from kattegat.lifecycle.openkat import doors
+
         def create() -> psycopg.Connection[tuple[object, ...]]:
-            connection = self.connect()
+            connection = doors.enter(self)
             if self.superuser:
                 connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self.owner)))
             connection.autocommit = False
@@ -72,9 +81,37 @@ class Place(Struct, frozen=True):
             engine.dispose()
 
 
+class NoRightError(KattegatError):
+    """A login that may not make the schemas in which a change keeps its record."""
+
+
+def prepare(where: Place) -> None:
+    """Makes the ledger, or what is missing of it, as the owner of the tables; raises `NoRightError`."""
+    name, owner = sql.Identifier(where.dsn.database), sql.Identifier(where.owner)
+    lacks = "SELECT NOT has_database_privilege(%s, current_database(), 'CREATE')"
+    with where.connect_inside() as connection:
+        row = connection.execute(lacks, [where.owner]).fetchone()
+        lent = bool(row and row[0])
+        if lent and not where.superuser:
+            raise NoRightError(
+                f"{where.owner} may not make a schema in the database of {where.part}: give a superuser's DSN with "
+                "--admin."
+            )
+        try:
+            if lent:
+                connection.execute(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(name, owner))
+            with where.session() as session, session.begin():
+                ledger.install(session)
+        finally:
+            if lent:
+                connection.execute(sql.SQL("REVOKE CREATE ON DATABASE {} FROM {}").format(name, owner))
+
+
 def find(part: Part, dsn: Dsn) -> Place:
     """The database that a DSN leads to; raises `CannotConnectError`, or `WrongPartError` where it is not the part's."""
-    with _connect(part, dsn) as connection:
+    from kattegat.lifecycle.openkat import doors
+
+    with doors.enter(Place(part, dsn, "", superuser=False, version=0)) as connection:
         tables: dict[str, str] = {str(name): str(owner) for name, owner in connection.execute(_TABLES).fetchall()}
         found = recognise.part_of(tables)
         if found != part:
@@ -103,11 +140,3 @@ def _connect(part: str, dsn: Dsn) -> psycopg.Connection[tuple[object, ...]]:
         return psycopg.connect(dsn.conninfo(), autocommit=True, connect_timeout=_SECONDS, application_name=APPLICATION)
     except errors.OperationalError as problem:
         raise CannotConnectError(part, dsn, str(problem)) from None
-
-
-def of_servers(places: Mapping[Part, Place]) -> dict[tuple[str, str], list[Place]]:
-    """The places by server."""
-    found: dict[tuple[str, str], list[Place]] = {}
-    for place in places.values():
-        found.setdefault(place.dsn.server(), []).append(place)
-    return found

@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct
 
 from kattegat.lifecycle.openkat import facts
-from kattegat.lifecycle.openkat.facts import PARTS, Part
+from kattegat.lifecycle.openkat.facts import OWN_APPS, PARTS, Part
 
 # All of the first and one of the second are there at every revision of the part.
 _TELLING: dict[Part, tuple[frozenset[str], frozenset[str]]] = {
@@ -111,7 +111,7 @@ def originals(applied: Migrations) -> dict[str, frozenset[str]]:
     may have recorded the originals, the squashed ones, or both."""
     replaces = facts.catalogue("rocky").replaces
     result: dict[str, frozenset[str]] = {}
-    for app in _own_apps():
+    for app in OWN_APPS:
         names: set[str] = set()
         for name in applied.get(app, ()):
             stands_for = replaces.get(f"{app}.{name}")
@@ -127,12 +127,8 @@ def migrations_of(release: str) -> dict[str, tuple[str, ...]]:
     upto = order.index(release.removeprefix("v"))
     known = facts.catalogue("rocky").migrations
     result = {app: tuple(name for name, first in known[app].items() if order.index(first) <= upto)
-              for app in _own_apps()}  # fmt: skip
+              for app in OWN_APPS}  # fmt: skip
     return {app: names for app, names in result.items() if names}
-
-
-def _own_apps() -> tuple[str, ...]:
-    return ("account", "crisis_room", "fmea", "tools")
 
 
 def at_migrations(applied: Migrations) -> At:
@@ -152,7 +148,11 @@ def at_migrations(applied: Migrations) -> At:
         schema = facts.revision_of("rocky", fits[-1])
     except facts.NoSnapshotError:
         return At("rocky", "", tuple(fits), f"the schema of OpenKAT {span(fits)}")
-    # Releases with one schema differ at most by migrations that change no table.
+    if schema in ("1.15", "1.16"):
+        # One schema; the code of 1.16 records the squashed migrations beside those that they stand for.
+        squashed = any(name.partition(".")[2] in applied.get(name.partition(".")[0], ()) for name in
+                       facts.catalogue("rocky").replaces)  # fmt: skip
+        schema = "1.16" if squashed else "1.15"
     return At("rocky", schema, tuple(fits), f"the schema of {schema}, OpenKAT {span(fits)}")
 
 
