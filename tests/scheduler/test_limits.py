@@ -266,7 +266,7 @@ def test_a_blocked_asset_is_held_until_the_entry_ends(
         plan.plan(conn, organisation, [asset], registry)
         assert reason in set(conn.execute(text("SELECT hold FROM schedule")).scalars())
         assert blocklist.tick(conn) == 0
-        conn.execute(text("UPDATE blocked SET until = now()"))
+        conn.execute(text("UPDATE blocklist SET until = now()"))
         assert blocklist.tick(conn) >= 1
         conn.execute(text("UPDATE schedule SET due_at = now()"))
         assert len(dispatch.dispatch(conn)) == 1
