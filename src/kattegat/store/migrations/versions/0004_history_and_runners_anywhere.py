@@ -36,6 +36,11 @@ def upgrade() -> None:
             if_not_exists=True,
         )
     _history()
+    # Whoever writes tasks has to know which form of a payload may be written.
+    op.execute(
+        "DO $$ BEGIN IF to_regclass('lifecycle.fact') IS NOT NULL THEN"
+        " GRANT SELECT ON lifecycle.fact TO kat_system; END IF; END $$"
+    )
     op.rename_table("blocked", "blocklist")
     for was, became in (("pk_blocked", "pk_blocklist"), ("uq_blocked_what", "uq_blocklist_what")):
         op.execute(f"ALTER TABLE blocklist RENAME CONSTRAINT {was} TO {became}")
