@@ -16,6 +16,7 @@ from kattegat.registry import Registry
 from kattegat.scheduler import blocklist, dispatch, job, listing, payload, permits, plan, queue, regime, room, waiting
 from kattegat.scheduler.queue import NewTask
 from kattegat.scheduler.regime import Rates
+from kattegat.store import forms
 from kattegat.store.database import Database
 
 
@@ -266,7 +267,7 @@ def test_a_blocked_asset_is_held_until_the_entry_ends(
         plan.plan(conn, organisation, [asset], registry)
         assert reason in set(conn.execute(text("SELECT hold FROM schedule")).scalars())
         assert blocklist.tick(conn) == 0
-        conn.execute(text("UPDATE blocked SET until = now()"))
+        conn.execute(text("UPDATE blocklist SET until = now()"))
         assert blocklist.tick(conn) >= 1
         conn.execute(text("UPDATE schedule SET due_at = now()"))
         assert len(dispatch.dispatch(conn)) == 1
@@ -354,3 +355,28 @@ def test_both_forms_of_a_payload_are_read(conn: Connection, organisation: int) -
     assert task.payload == {"a": 1, "requested_by": "piet", "trace": "t"}
     with pytest.raises(payload.PayloadFormError, match="form 3"):
         payload.read({"form": 3})
+
+
+def test_the_new_form_is_written_once_it_is_finalized(
+    database: Database, organisation: int, add_asset: object, registry: Registry
+) -> None:
+    asset = add_asset(Hostname("www.example.org"), 0)  # type: ignore[operator]
+
+    def scanned() -> dict[str, object]:
+        with database.begin("kat_system") as conn:
+            plan.plan(conn, organisation, [asset], registry)
+            sources = list(conn.execute(text("SELECT id FROM schedule WHERE hold = ''")).scalars())
+            dispatch.request(conn, organisation, sources, "piet (command line)")
+            dispatch.dispatch(conn)
+            stored = conn.execute(text("SELECT payload FROM task ORDER BY id DESC LIMIT 1")).scalar_one()
+            for task in queue.claim(conn, ["scan"], "one", 9):
+                assert task.payload["requested_by"] == "piet (command line)"
+                queue.finish(conn, task.id, task.token)
+        return dict(stored)
+
+    assert scanned() == {"requested_by": "piet (command line)"}
+    with database.begin("kat_owner") as conn:
+        forms.finalize(conn, forms.Finalized("0.4.0", "piet", datetime.now(UTC)))
+    new = scanned()
+    assert (new["form"], new["work"], new["requested_by"]) == (2, {}, "piet (command line)")
+    assert str(new["trace"]).startswith("00-")

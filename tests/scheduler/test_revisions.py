@@ -157,3 +157,32 @@ def test_0003_splits_who_asked_and_puts_it_together_again(empty: Database) -> No
 
 def requests(conn: Connection, columns: str) -> dict[int, tuple[str, ...]]:
     return {row[0]: tuple(row[1:]) for row in conn.execute(text(f"SELECT id, {columns} FROM schedule ORDER BY id"))}
+
+
+def test_0004_names_the_blocklist_and_labels_runners(empty: Database) -> None:
+    to(empty, "0003")
+    with empty.begin("kat_owner") as conn:
+        partition.ensure(conn)
+        seed(conn)
+        conn.execute(text("INSERT INTO blocked (what, reason, set_by) VALUES ('example.org', 'theirs', 'piet')"))
+        conn.execute(
+            text("INSERT INTO runner (name, token_hash, vantage) VALUES ('a', 'x', 'dmz'), ('b', 'y', 'internet')")
+        )
+    for _ in range(2):
+        to(empty, "0004")
+        with empty.begin("kat_owner") as conn:
+            assert conn.execute(text("SELECT reason FROM blocklist")).scalar_one() == "theirs"
+            labels = dict(tuple(row) for row in conn.execute(text("SELECT name, labels FROM runner ORDER BY name")))
+            assert labels["a"] == ["dmz"]
+            assert labels["b"] == ["internet"]
+            assert labels.get("c", ["inside"]) == ["inside"]
+            valid = "SELECT bool_and(indisvalid) FROM pg_index WHERE indexrelid = 'ix_task_ended'::regclass"
+            assert conn.execute(text(valid)).scalar_one() is True
+        to(empty, "0003")
+        with empty.begin("kat_owner") as conn:
+            assert conn.execute(text("SELECT what FROM blocked")).scalar_one() == "example.org"
+            conn.execute(
+                text(
+                    "INSERT INTO runner (name, token_hash, vantage) VALUES ('c', 'z', 'inside') ON CONFLICT DO NOTHING"
+                )
+            )

@@ -190,6 +190,6 @@ def test_the_filler_gives_every_column_of_every_table_a_value(database: Database
         made: dict[str, int] = fill.fill(connection, shape)
         assert made.keys() == shape.tables.keys() - {"public.alembic_version"}
         count: Callable[[str], object] = lambda query: connection.exec_driver_sql(query).scalar()  # noqa: E731
-        assert count("SELECT count(DISTINCT state) FROM task") == 6
+        assert count("SELECT count(DISTINCT state) FROM task") == 7
         assert count("SELECT count(*) FROM asset WHERE declared_clearance IS NULL") != 0
         assert count("SELECT max(length(item)) FROM finding") == 2000

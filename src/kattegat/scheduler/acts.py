@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from kattegat.accounts import audit
 from kattegat.errors import UsageError
-from kattegat.scheduler import dispatch, queue, turns
+from kattegat.scheduler import dispatch, history, listing, queue, turns
 
 PLACES = {"first": queue.PERSON, "usual": queue.USUAL, "last": queue.LAST}
 
@@ -81,7 +81,11 @@ def cancel(
 def retry(
     conn: Connection, ids: Collection[int], by: str, reason: str, *, organisations: Collection[int] | None = None
 ) -> Done:
-    """Queues failed, dead and cancelled tasks anew, with all their tries."""
+    """Queues failed, dead and cancelled tasks anew, with all their tries; also out of the history."""
+    allowed = (
+        listing.tasks(conn, listing.Filter(organisations=organisations, ids=ids), limit=len(ids) or 1) if ids else []
+    )
+    history.back(conn, [task.id for task in allowed])
     found = _standing(conn, ids, organisations)
     done = set(queue.retry(conn, list(found), by, reason or "to be tried again"))
     why = "only what failed, died or was cancelled can be tried again, and only while its source has no other task open"

@@ -23,7 +23,7 @@ PREFIX = "on the blocklist: "
 COLUMNS = "id, organisation_id, zone, what, reason, set_by, set_at, until"
 IN_FORCE = text(
     f"""
-    SELECT {COLUMNS} FROM blocked
+    SELECT {COLUMNS} FROM blocklist
     WHERE (until IS NULL OR until > now())
       AND (organisation_id IS NULL OR CAST(:organisations AS bigint[]) IS NULL
            OR organisation_id = ANY(CAST(:organisations AS bigint[])))
@@ -32,15 +32,15 @@ IN_FORCE = text(
 )
 ADD = text(
     """
-    INSERT INTO blocked (organisation_id, zone, what, reason, set_by, until)
+    INSERT INTO blocklist (organisation_id, zone, what, reason, set_by, until)
     VALUES (:organisation, :zone, :what, :reason, :by, :until)
-    ON CONFLICT ON CONSTRAINT uq_blocked_what
+    ON CONFLICT ON CONSTRAINT uq_blocklist_what
     DO UPDATE SET reason = excluded.reason, set_by = excluded.set_by, set_at = now(), until = excluded.until
     """
 )
 REMOVE = text(
     """
-    DELETE FROM blocked
+    DELETE FROM blocklist
     WHERE organisation_id IS NOT DISTINCT FROM CAST(:organisation AS bigint) AND zone = :zone AND what = :what
     """
 )

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import Connection, Row, text
 
 from kattegat.inventory import planning
-from kattegat.scheduler import pauses, queue, regime, times, turns
+from kattegat.scheduler import pauses, payload, queue, regime, times, traces, turns
 from kattegat.scheduler.queue import NewTask, Returned
 
 QUEUE_HOLDS = 2000
@@ -279,6 +279,7 @@ def actor_and_way(by: str) -> tuple[str, str]:
 def _send(conn: Connection, rows: Sequence[Row[Any]]) -> list[int]:
     if not rows:
         return []
+    number = payload.form(conn)
     pushed = queue.push(
         conn,
         [
@@ -289,7 +290,12 @@ def _send(conn: Connection, rows: Sequence[Row[Any]]) -> list[int]:
                 row.scanner,
                 row.vantage,
                 row.rank,
-                payload={"requested_by": requested_by(row.request_actor, row.request_way)} if row.request_actor else {},
+                payload=payload.write(
+                    number,
+                    {},
+                    requested_by=requested_by(row.request_actor, row.request_way),
+                    trace=traces.new(),
+                ),
             )
             for row in rows
         ],

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from kattegat import logs
 from kattegat.errors import KattegatError
-from kattegat.scheduler import beat, blocklist, catchup, dispatch, pauses, permits, queue
+from kattegat.scheduler import beat, blocklist, catchup, dispatch, history, pauses, permits, queue
 from kattegat.settings import Settings
 from kattegat.store import partition
 from kattegat.store.database import Database, open_database
@@ -23,6 +23,9 @@ from kattegat.store.release import WrongReleaseError
 ROLE = "scheduler"
 TICK_SECONDS = 1.0
 PARTITION_SECONDS = 86400.0
+HISTORY_SECONDS = 10.0
+KEEP_MONTHS = 13
+"""Of finished tasks and their events; the tallies stay."""
 LEADER = 0x6B61745F73636864
 """The key of the advisory lock that the leader holds ("kat_schd")."""
 
@@ -78,10 +81,14 @@ class Leader:
 class Scheduler:
     """What the leader does at each tick; every part of it is a transaction of its own."""
 
-    def __init__(self, database: Database, *, holds: int = dispatch.QUEUE_HOLDS) -> None:
+    def __init__(
+        self, database: Database, *, holds: int = dispatch.QUEUE_HOLDS, keep_months: int = KEEP_MONTHS
+    ) -> None:
         self._database = database
+        self._keep_months = keep_months
         self._holds = holds
         self._partitioned: float | None = None
+        self._moved: float | None = None
 
     def tick(self) -> tuple[int, int]:
         """One round: (tasks taken back, scans queued)."""
@@ -95,12 +102,28 @@ class Scheduler:
         with self._database.begin("kat_system") as conn:
             catchup.tick(conn)
             sent = dispatch.dispatch(conn, holds=self._holds)
+        if self._moved is None or time.monotonic() - self._moved > HISTORY_SECONDS:
+            self._move()
         # Last, since they are made months ahead and nothing waits for them.
         if self._partitioned is None or time.monotonic() - self._partitioned > PARTITION_SECONDS:
             with self._database.begin("kat_owner") as conn:
                 partition.ensure(conn)
+                history.forget(conn, self._keep_months)
             self._partitioned = time.monotonic()
         return len(returned), len(sent)
+
+    def _move(self) -> None:
+        """What has ended goes to the history; the next batch at once while there are more."""
+        with self._database.begin("kat_system") as conn:
+            months = history.months(conn)
+        if not months:
+            self._moved = time.monotonic()
+            return
+        with self._database.begin("kat_owner") as conn:
+            history.partitions(conn, months)
+        with self._database.begin("kat_system") as conn:
+            moved = history.move(conn)
+        self._moved = None if moved == history.BATCH else time.monotonic()
 
 
 def serve(database: Database, stop: threading.Event, *, tick_seconds: float = TICK_SECONDS) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, date, datetime
 
 from sqlalchemy import Connection, text
@@ -17,7 +18,9 @@ def _month(day: date, offset: int) -> date:
     return date(index // 12, index % 12 + 1, 1)
 
 
-def ensure(connection: Connection, *, today: date | None = None) -> list[str]:
+def ensure(
+    connection: Connection, *, today: date | None = None, tables: Collection[str] = tuple(PARTITIONED)
+) -> list[str]:
     """Makes the partitions of the last, this and the next months that are missing; gives the names of those made."""
     day = today or datetime.now(UTC).date()
     have = set(
@@ -25,7 +28,8 @@ def ensure(connection: Connection, *, today: date | None = None) -> list[str]:
     )
     made: list[str] = []
     fenced = fence.present(connection)
-    for table in PARTITIONED:
+    # An older schema, on its way here, does not have them all.
+    for table in (name for name in tables if name in have):
         for offset in range(-1, MONTHS_AHEAD + 1):
             start, end = _month(day, offset), _month(day, offset + 1)
             name = f"{table}_{start:%Y_%m}"

@@ -12,6 +12,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKeyConstraint,
     Identity,
     Index,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
+    String,
     Table,
     Text,
     UniqueConstraint,
@@ -43,7 +45,7 @@ metadata = MetaData(
 INSTALL_TABLES = frozenset(
     {"install", "organisation", "organisation_group", "group_member", "setting", "audit", "vocabulary", "process"}
     | {"runner", "task", "task_event", "pause", "pulse", "alembic_version"}
-    | {"blocked", "permit", "permit_place", "pace"}
+    | {"blocklist", "permit", "permit_place", "pace", "task_history", "task_tally"}
 )
 # Monthly partitions need their time in the primary key.
 PARTITIONED = {
@@ -51,6 +53,7 @@ PARTITIONED = {
     "evidence": "recorded_at",
     "audit": "at",
     "task_event": "at",
+    "task_history": "ended_at",
     "verdict_event": "at",
     "finding_event": "at",
 }
@@ -225,6 +228,9 @@ runner = Table(
     _time("drained_at"),
     _text("drained_by", default=""),
     _text("drained_reason", default=""),
+    _json("labels", "[]"),
+    _json("scope"),
+    _text("release", default=""),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("name"),
     UniqueConstraint("token_hash"),
@@ -551,7 +557,7 @@ pause = Table(
     "pause",
     metadata,
     _id(),
-    _text("level"),
+    Column("level", String(12), nullable=False),
     Column("group_id", BigInteger),
     Column("organisation_id", BigInteger),
     _text("scanner", null=True),
@@ -575,8 +581,8 @@ pause = Table(
     ForeignKeyConstraint(["organisation_id", "asset_id"], ["asset.organisation_id", "asset.id"], ondelete="CASCADE"),
     _one_of("level", "install", "group", "organisation", "scanner", "asset"),
 )
-blocked = Table(
-    "blocked",
+blocklist = Table(
+    "blocklist",
     metadata,
     _id(),
     Column("organisation_id", BigInteger),
@@ -587,7 +593,7 @@ blocked = Table(
     _time("set_at", null=False, now=True),
     _time("until"),
     PrimaryKeyConstraint("id"),
-    UniqueConstraint("organisation_id", "zone", "what", postgresql_nulls_not_distinct=True, name="uq_blocked_what"),
+    UniqueConstraint("organisation_id", "zone", "what", postgresql_nulls_not_distinct=True, name="uq_blocklist_what"),
     ForeignKeyConstraint(["organisation_id"], ["organisation.id"], ondelete="CASCADE"),
 )
 permit = Table(
@@ -641,8 +647,8 @@ task = Table(
     _time("lease_until"),
     Column("lease_token", BigInteger),
     _text("leased_by", default=""),
-    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
-    Column("max_tries", SmallInteger, nullable=False, server_default=text("3")),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("max_tries", Integer, nullable=False, server_default=text("3")),
     _text("reason", default=""),
     _json("payload"),
     _time("created_at", null=False, now=True),
@@ -662,6 +668,7 @@ task = Table(
     Index("ix_task_turn", "organisation_id", "kind", "turn", postgresql_where=text("state = 'queued'")),
     Index("ix_task_lease", "lease_until", postgresql_where=text("state = 'leased'")),
     Index("ix_task_organisation", "organisation_id", "id"),
+    Index("ix_task_ended", "ended_at", "id", postgresql_where=text("ended_at IS NOT NULL")),
     _one_of("kind", "scan", "ingest", "report", "deliver", "sweep", "backup"),
     _one_of("state", "queued", "leased", "paused", "done", "failed", "dead", "cancelled"),
     CheckConstraint(text("state <> 'leased' OR (lease_until IS NOT NULL AND lease_token IS NOT NULL)"), name="lease"),
@@ -679,6 +686,34 @@ task_event = Table(
     PrimaryKeyConstraint("at", "id"),
     Index("ix_task_event_task", "task_id", "at"),
     postgresql_partition_by="RANGE (at)",
+)
+
+task_history = Table(
+    "task_history",
+    metadata,
+    *(
+        Column(column.name, column.type, nullable=column.nullable)
+        for column in task.columns
+        if column.name != "ended_at"
+    ),
+    _time("ended_at", null=False),
+    PrimaryKeyConstraint("ended_at", "id"),
+    Index("ix_task_history_id", "id"),
+    Index("ix_task_history_organisation", "organisation_id", "id"),
+    Index("ix_task_history_state", "state", "id"),
+    postgresql_partition_by="RANGE (ended_at)",
+)
+task_tally = Table(
+    "task_tally",
+    metadata,
+    _time("hour", null=False),
+    Column("organisation_id", BigInteger, nullable=False, comment="0 for tasks of no organisation"),
+    _text("kind"),
+    _text("scanner"),
+    _text("state"),
+    Column("tasks", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False, comment="from the claim to the end, of all together"),
+    PrimaryKeyConstraint("hour", "organisation_id", "kind", "scanner", "state"),
 )
 
 TENANT_TABLES = tuple(table for table in metadata.sorted_tables if table.name not in INSTALL_TABLES)

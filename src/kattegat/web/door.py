@@ -39,7 +39,7 @@ from kattegat.model.work import (
     Result,
 )
 from kattegat.registry import Registry
-from kattegat.scheduler import beat, dispatch, job, permits, plan, queue, regime, room, runners
+from kattegat.scheduler import beat, dispatch, job, payload, permits, plan, queue, regime, room, runners
 from kattegat.scheduler.queue import NewTask
 from kattegat.scheduler.runners import Runner
 from kattegat.store.database import Database
@@ -63,7 +63,7 @@ M = TypeVar("M")
 TASK = text(
     """
     SELECT t.organisation_id, t.source_id, t.scanner, t.state, t.lease_token, t.leased_by, t.priority, t.vantage,
-           t.started_at AS leased_at, clock_timestamp() AS now,
+           t.payload,           t.started_at AS leased_at, clock_timestamp() AS now,
            a.type AS asset_type, a.key AS asset_key,
            EXISTS (SELECT FROM task i WHERE i.organisation_id = t.organisation_id AND i.source_id = t.source_id
                    AND i.kind = 'ingest' AND i.state IN ('queued', 'leased', 'paused')) AS ingest_open
@@ -241,6 +241,7 @@ class Door:
 
     def _take(self, conn: Connection, runner: Runner, result: Result, row: Any) -> None:
         reason = queue.clean(result.reason)
+        scan = payload.read(row.payload)
         started_at, ended_at = by_our_clock(result.started_at, result.ended_at, row.leased_at, row.now)
         spec = self._registry.scanners.get(row.scanner)
         version = spec.version if spec is not None else 1
@@ -271,15 +272,20 @@ class Door:
                     row.source_id,
                     row.scanner,
                     priority=row.priority,
-                    payload={
-                        "evidence_id": evidence_id,
-                        "outcome": result.outcome,
-                        "reason": reason,
-                        "started_at": started_at.isoformat(),
-                        "ended_at": ended_at.isoformat(),
-                        "scan_task_id": result.task_id,
-                        "plugin_version": version,
-                    },
+                    payload=payload.write(
+                        payload.form(conn),
+                        {
+                            "evidence_id": evidence_id,
+                            "outcome": result.outcome,
+                            "reason": reason,
+                            "started_at": started_at.isoformat(),
+                            "ended_at": ended_at.isoformat(),
+                            "scan_task_id": result.task_id,
+                            "plugin_version": version,
+                        },
+                        requested_by=str(scan.get("requested_by", "")),
+                        trace=str(scan.get("trace", "")),
+                    ),
                 )
             ],
             by=f"runner {runner.name}",
