@@ -183,16 +183,16 @@ def test_scans_at_once(conn: Connection, organisation: int, registry: Registry) 
 
     taken = []
     for most in (1, 2, 50):
-        ids = room.choose(conn, limits, names, "internet", most)
+        ids = room.choose(conn, limits, names, ["internet"], most)
         taken += queue.claim(conn, ["scan"], "one", most, ids=ids)
     assert running()[0] == 6
     assert running()[1] <= 4
     assert running()[2] <= 3
-    assert room.choose(conn, limits, names, "internet", 50) == []
+    assert room.choose(conn, limits, names, ["internet"], 50) == []
     waits = listing.tasks(conn, listing.Filter(states=["queued"], organisations=[other]))
     assert room.full(conn, limits, waits)[waits[0].id].startswith("at most 6 scans at once in its group")
     queue.finish(conn, taken[0].id, taken[0].token)
-    assert len(room.choose(conn, limits, names, "internet", 50)) == 1
+    assert len(room.choose(conn, limits, names, ["internet"], 50)) == 1
 
 
 def test_two_doors_at_once_keep_to_a_limit(database: Database, organisation: int, registry: Registry) -> None:
@@ -204,7 +204,7 @@ def test_two_doors_at_once_keep_to_a_limit(database: Database, organisation: int
     def claim(name: str) -> None:
         for _ in range(10):
             with database.begin("kat_system") as conn:
-                ids = room.choose(conn, regime.load(conn).scans(), ["sample-names"], "internet", 5)
+                ids = room.choose(conn, regime.load(conn).scans(), ["sample-names"], ["internet"], 5)
                 tasks = queue.claim(conn, ["scan"], name, 5, ids=ids)
             with database.begin("kat_system") as conn:
                 most_seen.append(listing.counts(conn)["scan", "leased"] if tasks else 0)

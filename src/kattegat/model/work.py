@@ -58,6 +58,8 @@ class Limits(msgspec.Struct):
     zone: str
     own_networks: list[str] = []
     refused: list[tuple[str, str]] = []
+    only: list[str] = []
+    """Where the runner may go at all, as CIDRs; empty: anywhere."""
     permits: bool = False
     """Every connection needs a permit of the door (`PermitCall`): there are limits that all runners share."""
     rate: float = 0.0

@@ -116,6 +116,7 @@ class Guard:
     def __init__(self, limits: Limits, own_addresses: Iterable[str] = ()) -> None:
         self._own = tuple(ipaddress.ip_network(cidr) for cidr in limits.own_networks)
         self._refused = tuple((ipaddress.ip_network(cidr), reason) for cidr, reason in limits.refused)
+        self._only = tuple(ipaddress.ip_network(cidr) for cidr in limits.only)
         self._machine = frozenset(plain(text) for text in own_addresses)
 
     def check(self, address: str) -> Address:
@@ -143,6 +144,8 @@ class Guard:
             for network, why in self._refused:
                 if candidate in network:
                     return f"{number} is in {network}, which is not scanned: {why.rstrip('.')}"
+        if self._only and not any(number in network for network in self._only):
+            return f"{number} is in no network that this runner may serve"
         for network, what in NEVER:
             if number in network:
                 return f"{number} is {what} and can't be scanned"

@@ -115,7 +115,13 @@ def zone_of(asset: Asset) -> str:
 
 
 def build(
-    conn: Connection, tasks: Sequence[Task], registry: Registry, *, options: Options = in_force, seconds: int = 300
+    conn: Connection,
+    tasks: Sequence[Task],
+    registry: Registry,
+    *,
+    options: Options = in_force,
+    seconds: int = 300,
+    only: Sequence[str] = (),
 ) -> Built:
     """The jobs of claimed scan tasks, in the order of the tasks; four statements and what `options` does."""
     wanted = [task for task in tasks if task.organisation_id is not None and task.source_id is not None]
@@ -185,6 +191,7 @@ def build(
                         *blocklist.refused(blocked, place[0], place[1]),
                         *below(declared.get(place, []), spec.clearance),
                     ],
+                    only=list(only),
                     permits=bool(
                         permits := rules.permits(place[0], spec.name, inside.get((place[0], row.asset_id), ()))
                     ),

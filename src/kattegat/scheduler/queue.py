@@ -162,7 +162,7 @@ CLAIM = text(
       SELECT t.id FROM task t
       WHERE t.state = 'queued' AND t.kind = :kind AND t.run_after <= now()
         AND (CAST(:scanners AS text[]) IS NULL OR t.scanner = ANY(CAST(:scanners AS text[])))
-        AND (t.vantage = '' OR CAST(:vantage AS text) IS NULL OR t.vantage = :vantage)
+        AND (t.vantage = '' OR CAST(:vantages AS text[]) IS NULL OR t.vantage = ANY(CAST(:vantages AS text[])))
         AND (CAST(:ids AS bigint[]) IS NULL OR t.id = ANY(CAST(:ids AS bigint[])))
         AND (t.kind <> 'scan' OR NOT (SELECT EXISTS (SELECT FROM pause)) OR NOT {pauses.COVERED})
       ORDER BY t.turn, t.priority, t.run_after, t.id LIMIT :most
@@ -327,13 +327,14 @@ def claim(
     most: int,
     *,
     scanners: Collection[str] | None = None,
-    vantage: str | None = None,
+    vantage: str | Collection[str] | None = None,
     lease_seconds: float = LEASE_SECONDS,
     ids: Collection[int] | None = None,
 ) -> list[Task]:
     """Takes at most `most` tasks for `by`, of the first kind first, and leases each under a new token; by turns.
 
-    `scanners` None means whatever the scanner; `vantage` None means wherever; with `ids` only of these. Rows that
+    `scanners` None means whatever the scanner; `vantage` (one, or
+    several) None means wherever; with `ids` only of these. Rows that
     somebody else is claiming at this moment are passed over, so no task is ever given twice.
     """
     taken: list[Task] = []
@@ -345,7 +346,7 @@ def claim(
             "by": by,
             "most": most - len(taken),
             "scanners": None if scanners is None else list(scanners),
-            "vantage": vantage,
+            "vantages": [vantage] if isinstance(vantage, str) else None if vantage is None else list(vantage),
             "seconds": lease_seconds,
             "ids": None if ids is None else list(ids),
         }

@@ -25,24 +25,49 @@ RUNNING = text(
 WAITING = text(
     f"""
     SELECT t.id, t.organisation_id, t.scanner FROM task t
+    LEFT JOIN source s ON s.organisation_id = t.organisation_id AND s.id = t.source_id
+    LEFT JOIN asset a ON a.organisation_id = s.organisation_id AND a.id = s.asset_id
     WHERE t.state = 'queued' AND t.kind = 'scan' AND t.run_after <= now()
       AND t.scanner = ANY(CAST(:scanners AS text[]))
-      AND (t.vantage = '' OR t.vantage = :vantage)
+      AND (t.vantage = '' OR t.vantage = ANY(CAST(:vantages AS text[])))
+      AND (CAST(:organisations AS bigint[]) IS NULL OR t.organisation_id = ANY(CAST(:organisations AS bigint[])))
+      AND (CAST(:networks AS cidr[]) IS NULL OR CASE WHEN a.type IN ('IPAddress', 'Service', 'Network')
+             THEN CAST(split_part(a.key, '|', 2) AS inet) <<= ANY(CAST(:networks AS cidr[])) ELSE false END)
       AND (NOT (SELECT EXISTS (SELECT FROM pause)) OR NOT {pauses.COVERED})
     ORDER BY t.turn, t.priority, t.run_after, t.id LIMIT :most
     """  # noqa: S608 - constants
 )
 
 
-def choose(conn: Connection, limits: Sequence[Limit], scanners: Collection[str], vantage: str, most: int) -> list[int]:
+def choose(
+    conn: Connection,
+    limits: Sequence[Limit],
+    scanners: Collection[str],
+    vantages: Collection[str],
+    most: int,
+    *,
+    organisations: Collection[int] | None = None,
+    networks: Collection[str] | None = None,
+) -> list[int]:
     """The tasks to claim, in their order, at most `most`: with each of them no limit is exceeded.
 
-    Nobody else chooses until the caller's transaction ends.
+    With `organisations` only theirs, with `networks` only of addresses, services and networks in one of them. Where
+    there are limits nobody else chooses until the caller's transaction ends.
     """
-    conn.execute(LOCK, {"key": CLAIMING})
+    if limits:
+        conn.execute(LOCK, {"key": CLAIMING})
     left = _left(conn, limits)
     chosen: list[int] = []
-    found = conn.execute(WAITING, {"scanners": list(scanners), "vantage": vantage, "most": LOOKED_AT})
+    found = conn.execute(
+        WAITING,
+        {
+            "scanners": list(scanners),
+            "vantages": list(vantages),
+            "organisations": list(organisations) if organisations is not None else None,
+            "networks": list(networks) if networks is not None else None,
+            "most": LOOKED_AT,
+        },
+    )
     for row in found:
         under = [place for place, limit in enumerate(limits) if limit.counts(row.organisation_id, row.scanner)]
         if all(left[place] > 0 for place in under):

@@ -179,8 +179,8 @@ def _hash(token: str) -> bytes:
 
 
 def _runner(row: Sequence[Any]) -> Runner:
-    *before, labels, scope, release = row
-    return Runner(*before, tuple(labels), msgspec.convert(scope, Scope), release)
+    named = dict(zip(COLUMNS.split(", "), row, strict=True))
+    return msgspec.convert(named, Runner)
 
 
 def _checked(scope: Scope) -> Scope:

@@ -128,27 +128,43 @@ class Door:
         able = [
             name
             for name, version in message.scanners.items()
-            if name in self._registry.scanners and self._registry.scanners[name].version == version
+            if name in self._registry.scanners
+            and self._registry.scanners[name].version == version
+            and (not runner.scope.scanners or name in runner.scope.scanners)
         ]
         tools = {name: queue.clean(version)[:200] for name, version in message.tools.items() if name in self._tools}
         most = min(max(message.most, 0), MAXIMUM_JOBS)
         with self._database.begin("kat_system") as conn:
-            if runners.seen(conn, runner, tools):
+            if runners.seen(conn, runner, tools, queue.clean(message.release)[:40]):
                 plan.tools_changed(conn, self._registry)
             if runner.drained_at is not None:
                 return Jobs([], LEASE_SECONDS, DRAINED_SECONDS)
-            limits = regime.load(conn).scans()
+            limits, scope = regime.load(conn).scans(), runner.scope
+            places = {runner.vantage, *runner.labels}
+            chosen = None
+            if limits or scope.organisations or scope.networks:
+                chosen = room.choose(
+                    conn,
+                    limits,
+                    able,
+                    places,
+                    most,
+                    organisations=scope.organisations or None,
+                    networks=scope.networks or None,
+                )
             tasks = queue.claim(
                 conn,
                 ["scan"],
                 runner.name,
                 most,
                 scanners=able,
-                vantage=runner.vantage,
+                vantage=places,
                 lease_seconds=LEASE_SECONDS,
-                ids=room.choose(conn, limits, able, runner.vantage, most) if limits else None,
+                ids=chosen,
             )
-            built = job.build(conn, tasks, self._registry, options=self._options, seconds=self._seconds)
+            built = job.build(
+                conn, tasks, self._registry, options=self._options, seconds=self._seconds, only=scope.networks
+            )
             for task, reason in built.refused:
                 queue.cancel(conn, [task.id], "door", reason)
             for task, at, reason in built.closed:
@@ -205,6 +221,10 @@ class Door:
             subject = assets.parse(row.type, row.key)
         except (ValueError, KattegatError):
             raise RequestError(400, "bad_request", f"{message.address[:60]!r} is no address.") from None
+        if runner.scope.networks and not any(
+            ipaddress.ip_address(address) in ipaddress.ip_network(network) for network in runner.scope.networks
+        ):
+            raise RequestError(403, "scope", f"Runner {runner.name!r} may not contact {address}.")
         rules = regime.load(conn)
         inside = regime.sets_of(conn, rules, [(row.organisation_id, row.asset_id)])
         mine = inside.get((row.organisation_id, row.asset_id), [])
