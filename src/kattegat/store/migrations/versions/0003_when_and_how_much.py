@@ -48,9 +48,8 @@ def upgrade() -> None:
         """  # noqa: S608 - constants
     )
     park_column("schedule", "requested_by")
-    # Three tries are usual; a minute of an organisation may hold more leaves than four bytes count.
-    op.alter_column("task", "tries", type_=sa.SmallInteger())
-    op.alter_column("task", "max_tries", type_=sa.SmallInteger())
+    # A level is one of five words. A minute of an organisation may hold more leaves than four bytes count.
+    op.alter_column("pause", "level", type_=sa.String(12))
     op.alter_column("evidence_root", "leaves", type_=sa.BigInteger())
 
 
