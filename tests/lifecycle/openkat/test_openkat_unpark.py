@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from kattegat.cli import main as cli
-from kattegat.lifecycle.openkat import facts
+from kattegat.lifecycle.openkat import facts, recognise
 from kattegat.lifecycle.openkat.environment import Dsn
+from kattegat.schema import ddl
 
 # What OpenKAT's own upgrades do, by the facts, in our words.
 OWN = {
@@ -161,3 +162,75 @@ def test_forgetting_leaves_the_schema_of_the_release(make_part, capsys) -> None:
             "SELECT attname FROM pg_attribute WHERE attrelid = 'tasks'::regclass AND attnum > 0 AND NOT attisdropped"
         ).fetchall()
         assert {row[0] for row in names} == set(held)
+
+
+def test_rocky_goes_down_to_1_18_and_up_by_its_own_migrations(make_part, capsys) -> None:
+    dsn = make_part("rocky", "1.20.1")
+    with psycopg.connect(dsn.conninfo()) as connection:
+        connection.execute(
+            """
+            INSERT INTO tools_organization (name, code) VALUES ('Acme', 'acme');
+            INSERT INTO auth_group (name) VALUES ('admin'), ('redteam');
+            INSERT INTO django_content_type (app_label, model) VALUES ('tools', 'organization'),
+                ('crisis_room', 'dashboard'), ('crisis_room', 'dashboarditem');
+            INSERT INTO auth_permission (name, content_type_id, codename) VALUES ('scan', 1, 'can_scan_organization'),
+                ('schedules', 1, 'can_enable_disable_schedule'), ('view', 2, 'view_dashboard');
+            INSERT INTO auth_group_permissions (group_id, permission_id) VALUES (1, 1), (1, 2), (2, 3);
+            INSERT INTO crisis_room_dashboard (name, organization_id, created_at, updated_at)
+                VALUES ('Mine', 1, now(), now()), ('Findings', 1, now(), now());
+            INSERT INTO crisis_room_dashboarditem (template, position, display_in_crisis_room, display_in_dashboard,
+                findings_dashboard, dashboard_id, created_at, name, query, source, updated_at)
+                VALUES ('t', 1, true, true, false, 1, now(), 'one', '{}', 's', now()),
+                       ('t', 1, true, true, true, 2, now(), 'two', '{}', 's', now())
+            """
+        )
+    tables = ("crisis_room_dashboard", "crisis_room_dashboarditem")
+    before = [rows(dsn, table) for table in tables]
+    given = ("--rocky", dsn.conninfo())
+    kat(capsys, "downgrade", *given, "--to", "1.18.2", "--yes", "--no-backup")
+    kat(capsys, "open", *given)
+    assert [row["codename"] for row in rows(dsn, "auth_permission")] == ["can_scan_organization"]
+    shape = facts.shape("rocky", "1.20")
+    small = type(shape)(tables={f"public.{table}": shape.tables[f"public.{table}"] for table in tables})
+    with psycopg.connect(dsn.conninfo()) as connection:
+        for statement in ddl.build(small):
+            connection.execute(statement.encode())
+        connection.execute(
+            """
+            INSERT INTO crisis_room_dashboard (name, organization_id, created_at, updated_at)
+                VALUES ('Findings', 1, now(), now());
+            INSERT INTO crisis_room_dashboarditem (template, position, display_in_crisis_room, display_in_dashboard,
+                findings_dashboard, dashboard_id, created_at, name, query, source, updated_at)
+                VALUES ('made up', 1, true, true, true, 1, now(), 'made up', '{}', 's', now());
+            INSERT INTO django_content_type (app_label, model) VALUES ('crisis_room', 'dashboarditem'),
+                ('crisis_room', 'dashboard');
+            INSERT INTO auth_permission (name, content_type_id, codename)
+                SELECT 'view', id, 'view_dashboard' FROM django_content_type WHERE model = 'dashboard';
+            INSERT INTO auth_permission (name, content_type_id, codename)
+                VALUES ('schedules', 1, 'can_enable_disable_schedule')
+            """
+        )
+        missing = [(app, name) for app, names in recognise.migrations_of("1.20.1").items() for name in names]
+        connection.cursor().executemany(
+            "INSERT INTO django_migrations (app, name, applied) SELECT %(app)s::text, %(name)s::text, now()"
+            " WHERE NOT EXISTS (SELECT 1 FROM django_migrations WHERE app = %(app)s AND name = %(name)s)",
+            [{"app": app, "name": name} for app, name in missing],
+        )
+    assert cli.main(["openkat", "downgrade", *given, "--to", "1.18.2", "--yes", "--no-backup"]) == 3
+    assert "kat openkat unpark" in " ".join(capsys.readouterr().err.split())
+    kat(capsys, "unpark", *given)
+    assert [rows(dsn, table) for table in tables] == before
+    with psycopg.connect(dsn.conninfo()) as connection:
+        grants = connection.execute(
+            "SELECT g.name, p.codename FROM auth_group_permissions AS x JOIN auth_group AS g ON g.id = x.group_id"
+            " JOIN auth_permission AS p ON p.id = x.permission_id ORDER BY 1, 2"
+        ).fetchall()
+        assert grants == [
+            ("admin", "can_enable_disable_schedule"), ("admin", "can_scan_organization"), ("redteam", "view_dashboard"),
+        ]  # fmt: skip
+        # Numbers go on after those that have come back.
+        connection.execute(
+            "INSERT INTO crisis_room_dashboard (name, organization_id, created_at, updated_at)"
+            " VALUES ('Another', 1, now(), now())"
+        )
+    assert not kat(capsys, "status", *given)["parts"]["rocky"]["differences"]
