@@ -10,6 +10,6 @@ CREATE ROLE kat_owner NOLOGIN;
 CREATE ROLE kat_app NOLOGIN;
 CREATE ROLE kat_system NOLOGIN BYPASSRLS;
 CREATE ROLE kattegat LOGIN CREATEDB PASSWORD :'password' IN ROLE kat_owner, kat_app, kat_system;
-CREATE DATABASE kattegat OWNER kattegat;
+CREATE DATABASE kattegat OWNER kattegat ENCODING 'UTF8' TEMPLATE template0;
 ALTER ROLE :"superuser" PASSWORD NULL;
 SQL

@@ -132,7 +132,7 @@ def test_preparing_again_keeps_the_token_that_works(stack: Stack) -> None:
     token = stack.run("runner", "/bin/cat", "/run/kattegat-token/token")
     stack.run("prepare", *SERVICES["prepare"]["command"])
     assert stack.run("runner", "/bin/cat", "/run/kattegat-token/token") == token
-    stack.run("kat", "process", "prepare", "--token-file", "/tmp/other", "--runner", "other")
+    stack.run("kat", "process", "prepare", "--token-file", "/tmp/new/other", "--runner", "other", "--group")
     assert stack.healthy("runner") == 0
 
 

@@ -89,10 +89,9 @@ def test_who_says_no_changes_nothing(chosen: Settings, filled: Database, server:
     told = Told(answer=False)
     with pytest.raises(run.DeclinedError):
         go(chosen, filled, Wish(kind="upgrade", to=LAST, backup=False), told)
-    assert told.asked == [
-        f"Upgrade the database from Kattegat {this_code.this().release} (revision {migrate.head()}) to"
-        f" Kattegat {this_code.this().release} (revision {LAST})?"
-    ]
+    [question] = told.asked
+    assert question.startswith("Upgrade the database from Kattegat ")
+    assert question.endswith(f"(revision {LAST})?")
     assert changekit.state(filled.conninfo("kat_owner")) == before
 
 

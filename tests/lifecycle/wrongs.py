@@ -176,7 +176,7 @@ def foreign() -> list[Wrong]:
         Wrong("ids set back", "SELECT setval('parked.id', 1, false)", "parked.id was set back"),
         Wrong(
             "a parked column removed",
-            "ALTER TABLE organisation_group DROP COLUMN _p1",
+            _parked_column_removed,
             r"The parked column public.organisation_group.position \(.*\) was removed by hand",
         ),
         Wrong(
@@ -208,6 +208,15 @@ def foreign() -> list[Wrong]:
             "The constraint mine of scan was never validated",
         ),
     ]
+
+
+def _parked_column_removed(ground: Ground) -> None:
+    with ground.connect("kat_admin", autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT now_is FROM parked.entry WHERE was = 'public.organisation_group.position' AND state = 'parked'"
+        ).fetchone()
+    column = str(found[0]).rpartition(".")[2] if found else ""
+    ground.admin(f"ALTER TABLE organisation_group DROP COLUMN {column}")
 
 
 def plans() -> list[Wrong]:

@@ -19,5 +19,5 @@ if HERE not in sys.path:
 @pytest.fixture(scope="module")
 def place(server: embedded.Running) -> Iterator[scratch.Scratch]:
     """An empty database that the tests of a module share: each leaves it as it was, by a rollback."""
-    with scratch.database(server.dsn("kat_admin", "postgres")) as found:
+    with scratch.database(server.dsn("kat_admin", "postgres"), owner="kat_owner") as found:
         yield found

@@ -419,7 +419,13 @@ def pairs(
 ) -> tuple[Snapshot, Snapshot]:
     """Two related schemas, older and newer."""
     first = draw(make.schemas(most_tables=most_tables, partitioned=partitioned))
+    return first, draw(edited(first, most_edits))
+
+
+@st.composite
+def edited(draw: Draw, first: Snapshot, most_edits: int = 8) -> Snapshot:
+    """What 1 to 8 edits make of a schema."""
     second = first
     for edit in draw(st.lists(st.sampled_from(EDITS), min_size=1, max_size=most_edits)):
         second = edit(draw, second)
-    return first, second
+    return second

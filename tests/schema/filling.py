@@ -20,8 +20,6 @@ def rows(draw: Draw, s: Snapshot, least: int = 2, most: int = 6) -> dict[str, li
     The columns of foreign keys have few values to choose from, so that some of them meet."""
     found: dict[str, list[Row]] = {}
     for table, shape in s.tables.items():
-        if shape.partition:
-            continue
         met = {key for one in shape.constraints.values() if one.kind == "foreign key" for key in one.columns}
         columns = {key: one for key, one in shape.columns.items() if one.generated is None}
         values: dict[str, st.SearchStrategy[Any]] = {}

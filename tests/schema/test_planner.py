@@ -15,6 +15,8 @@ from ways import as_release, execute, go, planned, rows, same
 @pytest.fixture
 def connection(place: scratch.Scratch) -> Iterator[Connection]:
     with place.engine.connect() as connection:
+        # All is made as on a server of one's own: by an owner that is no superuser. `go` sees to the changes.
+        connection.exec_driver_sql("SET ROLE kat_owner")
         ledger.install(connection)
         yield connection
         connection.rollback()

@@ -23,13 +23,13 @@ def execute(connection: Connection, statements: Iterable[str]) -> None:
 
 
 def as_change(connection: Connection) -> None:
-    """The session settings of a change of release."""
-    execute(connection, ["SET search_path = ''", "SET kat.change = 'on'", "SET TimeZone = 'UTC'"])
+    """The session settings of a change of release, which is made by the owner: no superuser."""
+    execute(connection, ["SET ROLE kat_owner", "SET search_path = ''", "SET kat.change = 'on'", "SET TimeZone = 'UTC'"])
 
 
 def as_release(connection: Connection) -> None:
     """Those of a process of a release."""
-    execute(connection, ["RESET search_path", "SET kat.change = 'off'"])
+    execute(connection, ["RESET ROLE", "RESET search_path", "SET kat.change = 'off'"])
 
 
 def go(connection: Connection, plan: Plan) -> None:
@@ -68,3 +68,13 @@ def rows(connection: Connection, tables: Mapping[str, shape.Table]) -> dict[str,
         result = connection.execute(text(f"SELECT {columns} FROM {ddl.name(table)}".replace(":", "\\:")))
         found[table] = sorted((dict(row._mapping) for row in result), key=lambda row: repr(sorted(row.items())))
     return found
+
+
+def partition(connection: Connection, s: Snapshot) -> None:
+    """Gives each partitioned table its partitions: one for a year, and one for what is left."""
+    for table in sorted(name for name, its in s.tables.items() if its.partition):
+        short = table.partition(".")[2]
+        words = f"CREATE TABLE public.{ddl.ident(short + '_2026')} PARTITION OF {ddl.name(table)}"
+        rest = f"CREATE TABLE public.{ddl.ident(short + '_rest')} PARTITION OF {ddl.name(table)} DEFAULT"
+        year = f"{words} FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+        execute(connection, ["SET ROLE kat_owner", year, rest, "RESET ROLE"])

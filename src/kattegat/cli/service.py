@@ -83,6 +83,7 @@ def _keep_token(install: Install, path: Path, name: str, vantage: str, *, group:
 def _write(path: Path, token: str, mode: int) -> None:
     fresh = path.with_name(f".{path.name}.new")
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "w") as file:
             os.fchmod(descriptor, mode)

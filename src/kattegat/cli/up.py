@@ -78,6 +78,8 @@ def up(*, port: Annotated[int | None, Parameter(name="--port")] = None) -> int:
                     time.sleep(0.5)
             finally:
                 supervisor.stop(lambda said: console.print(said, style="dim"))
+                # Whoever has the seat uses the embedded server: only without it is that stopped, too.
+                seat.leave()
     return 0
 
 

@@ -119,7 +119,7 @@ def back_sql(
             done.append(ddl.set_default(table, name, shape.default))
             if watches_inserts(shape):
                 condition = touched(draft, table, watches, "I") + f" AND t.{ddl.ident(name)} IS NULL"
-                late.append(fill(table, name, condition, shape.default))
+                late.append(fill(draft, table, name, condition, shape.default))
         refresh = draft.hints.refresh.get(f"{table}.{name}")
         if refresh is not None:
             changed = " OR ".join(
@@ -129,6 +129,7 @@ def back_sql(
             )
             late.append(
                 fill(
+                    draft,
                     table,
                     name,
                     touched(draft, table, watches, "U", changed),
@@ -208,12 +209,13 @@ def change_identity(draft: Draft, table: str, name: str, mine: Column, theirs: C
 def drop_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
     """A generated column holds nothing of its own: it is dropped, and computed again on the way back."""
     count = draft.rows(table)
+    make, drop = _computed(draft, table, name, shape)
     draft.add(
         "drop generated column",
         f"{table}.{name}",
         f"{name} of {table} is taken off: it is computed from other columns",
-        [f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"],
-        [ddl.add_column(table, name, shape), *rights(draft.source, table, name)],
+        drop,
+        [*make, *rights(draft.source, table, name)],
         undo_words=f"{name} of {table} is computed again",
         tables=[table],
         undo_scans=count / REWRITE,
@@ -224,16 +226,31 @@ def drop_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
 def add_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
     """Adds a generated column."""
     count = draft.rows(table)
+    make, drop = _computed(draft, table, name, shape)
     draft.add(
         "make generated column",
         f"{table}.{name}",
         f"{name} of {table} is computed from other columns",
-        [ddl.add_column(table, name, shape), *rights(draft.target, table, name)],
-        [f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"],
+        [*make, *rights(draft.target, table, name)],
+        drop,
         undo_words=f"{name} of {table} is taken off again",
         tables=[table],
         rewrite=True,
         scans=count / REWRITE,
         rows=count,
-        loss="made",
+        loss="set-aside" if shape.not_null else "made",
     )
+
+
+def _computed(draft: Draft, table: str, name: str, shape: Column) -> tuple[list[str], list[str]]:
+    """SQL that adds a generated column, and SQL that drops it; rows for which it may not be empty and is are set aside."""
+    drop = f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"
+    if not shape.not_null:
+        return [ddl.add_column(table, name, shape)], [drop]
+    entry = draft.id()
+    make = [
+        ddl.add_column(table, name, msgspec.structs.replace(shape, not_null=False)),
+        draft.set_aside(entry, table, f"t.{ddl.ident(name)} IS NULL", f"has no value in {name}"),
+        f"ALTER TABLE {ddl.name(table)} ALTER COLUMN {ddl.ident(name)} SET NOT NULL",
+    ]
+    return make, [drop, f"SELECT parked.take_back({entry})"]

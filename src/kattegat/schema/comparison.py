@@ -145,6 +145,14 @@ class Comparison:
                 if mine[name].generated is None and theirs[name].generated is None:
                     yield table, name, mine[name], theirs[name]
 
+    def still_computed(self) -> Iterator[tuple[str, str, Column, Column]]:
+        """Generated columns that both sides have alike, but for NOT NULL maybe."""
+        for table in self.common:
+            mine, theirs = self.mine.tables[table].columns, self.theirs.tables[table].columns
+            for name in sorted(mine.keys() & theirs.keys() - self.affected[table]):
+                if mine[name].generated is not None and theirs[name].generated is not None:
+                    yield table, name, mine[name], theirs[name]
+
     def default_goes(self, table: str, name: str) -> bool:
         """Whether a default has to go before its column, type or function changes. A parked column's goes with it."""
         shape = self.mine.tables[table].columns[name]

@@ -133,7 +133,7 @@ def hold_misfits(draft: Draft, entry: int, table: str, name: str, mine: Column, 
     again = f"({there})::{mine.type}" if _direct(mine, theirs) else f"({there})::text::{mine.type}"
     differs = f"({again})::text IS DISTINCT FROM {column}::text"
     if key and name not in key:
-        done.append(place(table, key, name, differs, again, why, entry))
+        done.append(place(draft, entry, table, name, differs, again, why))
     else:
         done.append(draft.set_aside(entry, table, differs, why))
     return done

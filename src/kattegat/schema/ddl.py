@@ -145,6 +145,15 @@ def create_index(shape: Index, concurrently: bool = False) -> str:
     return re.sub(r"^CREATE (UNIQUE )?INDEX ", r"CREATE \1INDEX CONCURRENTLY ", shape.definition)
 
 
+def renamed_index(definition: str, old: str, new: str) -> str:
+    """An index's definition under another name."""
+    for name_ in (old, ident(old)):
+        head = f"INDEX {name_} ON "
+        if head in definition:
+            return definition.replace(head, f"INDEX {ident(new)} ON ", 1)
+    return definition
+
+
 def drop_index(table: str, name_: str, concurrently: bool = False) -> str:
     """DROP INDEX; an index lies in the schema of its table."""
     return f"DROP INDEX {'CONCURRENTLY ' if concurrently else ''}{beside(table, name_)}"

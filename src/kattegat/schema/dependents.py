@@ -28,20 +28,34 @@ def take_off_constraint(draft: Draft, table: str, name: str, shape: Constraint) 
     entry = draft.id()
     draft.foreign_keys.pop((table, name), None)
     aside = _aside_constraint(draft, entry, table, name, shape)
-    undo = [*aside, *_add_constraint(draft, table, name, shape)]
     if shape.kind == "foreign key":
         draft.foreign_keys.pop((table, name), None)
-    draft.add(
-        "take off constraint",
-        f"{table}.{name}",
-        f"the {shape.kind} {name} of {table} is taken off",
-        [ddl.drop_constraint(table, name), f"SELECT parked.take_back({entry})"],
-        undo,
-        undo_words=f"rows of {table} that do not hold to the {shape.kind} {name} are set aside, and it is put on again",
-        tables=_locked(table, shape),
-        undo_scans=2 * draft.rows(table) / READ,
-        rows=0,
-    )
+    # On the way back in two steps: what takes long is done without keeping readers waiting.
+    first, second = _in_two(draft, table, name, shape)
+    count = draft.rows(table)
+    draft.add("take off constraint", f"{table}.{name}", f"the {shape.kind} {name} of {table} is taken off",
+              [ddl.drop_constraint(table, name)], second,
+              undo_words=f"every row of {table} is checked against the {shape.kind} {name}",
+              tables=_locked(table, shape), undo_scans=count / READ)  # fmt: skip
+    if aside or first:
+        draft.add("take rows back", f"{table}.{name}",
+                  f"rows of {table} once set aside for the {shape.kind} {name} come back",
+                  [f"SELECT parked.take_back({entry})"] if aside else [], [*aside, *first],
+                  undo_words=f"rows of {table} that do not hold to the {shape.kind} {name} are set aside",
+                  tables=_locked(table, shape), undo_scans=count / READ)  # fmt: skip
+
+
+def _in_two(draft: Draft, table: str, name: str, shape: Constraint) -> tuple[list[str], list[str]]:
+    """SQL that adds a constraint of the source, what is to be done first, and what then."""
+    shaped = draft.source.tables.get(table)
+    partitioned = shaped is None or shaped.partition is not None
+    if shape.kind == "check" or (shape.kind == "foreign key" and not partitioned):
+        look = [ddl.validate_constraint(table, name)] if shape.valid else []
+        return [ddl.add_constraint(table, name, shape, not_valid=True)], look
+    if shape.kind in ("primary key", "unique") and not partitioned:
+        build, attach = _by_index(table, name, shape)
+        return [build], [attach]
+    return [], [ddl.add_constraint(table, name, shape)]
 
 
 def put_on_constraint(draft: Draft, table: str, name: str, shape: Constraint) -> None:
@@ -82,16 +96,12 @@ def put_on_constraint(draft: Draft, table: str, name: str, shape: Constraint) ->
             )
     elif shape.kind in ("primary key", "unique") and not partitioned:
         # Built first and attached then: readers wait for the second only, which is short.
-        draft.add(
-            "put on constraint",
-            f"{table}.{name}",
-            words,
-            _by_index(table, name, shape),
-            [drop],
-            tables=[table],
-            scans=count / BUILD,
-            rows=count,
-        )
+        build, attach = _by_index(table, name, shape)
+        draft.add("build index", f"{table}.{name}", f"the index of {name} of {table} is built; readers go on", [build],
+                  [f"DROP INDEX IF EXISTS {ddl.beside(table, name)}"],
+                  undo_words=f"the index of {name} of {table} is gone", lock="SHARE", tables=[table],
+                  scans=count / BUILD, rows=count, loss="made")  # fmt: skip
+        draft.add("put on constraint", f"{table}.{name}", words, [attach], [drop], tables=[table])
     else:
         draft.add(
             "put on constraint",
@@ -121,13 +131,6 @@ def rename_constraint(draft: Draft, table: str, old: str, new: str) -> None:
 
 def _locked(table: str, shape: Constraint) -> set[str]:
     return {table, shape.references} if shape.references else {table}
-
-
-def _add_constraint(draft: Draft, table: str, name: str, shape: Constraint) -> list[str]:
-    shaped = draft.source.tables.get(table)
-    if shape.kind in ("primary key", "unique") and shaped is not None and shaped.partition is None:
-        return list(_by_index(table, name, shape))
-    return [ddl.add_constraint(table, name, shape, not_valid=not shape.valid)]
 
 
 def _by_index(table: str, name: str, shape: Constraint) -> tuple[str, str]:
@@ -190,12 +193,20 @@ _EXCLUDE = re.compile(
 )
 
 
+# One element of it: a column (no expression), maybe with its collation, operator class and order.
+_ELEMENT = re.compile(
+    r'(?:^|, )("(?:[^"]|"")+"|\w+)(?: COLLATE \S+)?(?: [\w."]+_ops)?(?: ASC| DESC)?(?: NULLS \w+)?'
+    r" WITH (OPERATOR\([^)]*\)|[^\s,]+)"
+)
+
+
 def _aside_exclusion(draft: Draft, entry: int, table: str, shape: Constraint, why: str) -> list[str]:
     found = _EXCLUDE.match(shape.definition)
-    terms = re.findall(r"([\w\"]+)(?: [\w.\"]+_ops)? WITH ([^\s,]+)(?:, |$)", found.group(1)) if found else []
-    if found is None or not terms:
+    elements = list(_ELEMENT.finditer(found.group(1))) if found else []
+    if found is None or "".join(each.group(0) for each in elements) != found.group(1):
         draft.reasons.append(f"the exclusion constraint {shape.definition} of {table} can't be checked beforehand")
         return []
+    terms = [each.group(1, 2) for each in elements]
     clash = " AND ".join(f"o.{column} {operator} t.{column}" for column, operator in terms)
     within = f" AND {found.group(2)}" if found.group(2) else ""
     condition = (

@@ -53,6 +53,8 @@ class Draft:
         # names hold: `public.task.note` -> "_p12". There the source's are parked, on the way back the target's.
         self.ids: dict[str, int] = {}
         self.there: dict[str, str] = {}
+        # Tables whose rows are read or written on the way, there or back.
+        self.moved: set[str] = set()
         self.back: dict[str, str] = {}
 
     def id(self) -> int:
@@ -178,12 +180,25 @@ class Draft:
             ),
         }
         keys = {ddl.name(name): self.key(name) for name in sorted(names)}
+        self.moved |= names
         arguments = (ddl.name(table), query, why, json.dumps(edges), json.dumps(keys))
         return f"SELECT parked.set_aside({entry}, {', '.join(ddl.literal(each) for each in arguments)})"
 
-    def resolve(self, sql: str) -> str:
-        """SQL of a data step with `{public.task.note}` or `{public.task}` replaced by where that lies then."""
-        return _PLACEHOLDER.sub(lambda match: self.there.get(match.group(1), match.group(0)), sql)
+    def resolve(self, sql: str, *, parked: bool) -> str:
+        """SQL of a data step with `{public.task.note}` or `{public.task}` replaced by where that lies: before anything is
+        parked, or when what the target does not know is."""
+        tables = self.source.tables | (self.target.tables if parked else {})
+
+        def where(match: re.Match[str]) -> str:
+            named = match.group(1)
+            if parked and named in self.there:
+                return self.there[named]
+            if named in tables:
+                return ddl.name(named)
+            column = ddl.split_column(named, self.target.tables) or ddl.split_column(named, self.source.tables)
+            return ddl.ident(column[1]) if column else match.group(0)
+
+        return _PLACEHOLDER.sub(where, sql)
 
     def column_sql(self, table: str, sql: str, *, back: bool) -> str:
         """SQL over a row of a table, with `{note}` replaced by where that column lies, there or on the way back."""
@@ -258,14 +273,15 @@ def _perform(sql: str) -> str:
     return "PERFORM" + sql[6:] if sql.startswith("SELECT ") else sql
 
 
-def data_step(draft: Draft, step: DataStep) -> None:
+def data_step(draft: Draft, step: DataStep, *, parked: bool) -> None:
     """Adds SQL of the revision's own."""
+    draft.moved |= set(step.tables)
     draft.add(
         "data",
         ", ".join(step.tables),
         step.words,
-        [draft.resolve(sql) for sql in step.do],
-        [draft.resolve(sql) for sql in step.undo],
+        [draft.resolve(sql, parked=parked) for sql in step.do],
+        [draft.resolve(sql, parked=parked) for sql in step.undo],
         undo_words=step.undo_words,
         lock="SHARE ROW EXCLUSIVE",
         tables=step.tables,

@@ -1,4 +1,4 @@
-"""The two schemas that a change of release keeps in the database it changes: `lifecycle` (who changed what, the way back)
+"""The two schemas that a change of release keeps in the database it changes: `lifecycle` (who changed what, and how)
 and `parked` (what an older release must not see, kept whole).
 
 They hold no table of any release, so they are the same in every release: additions only, never a change of meaning.
@@ -116,6 +116,7 @@ CREATE TABLE IF NOT EXISTS parked.quarantine (
     CONSTRAINT quarantine_state CHECK (state IN ('held', 'returned', 'stale', 'conflict'))
 );
 CREATE INDEX IF NOT EXISTS quarantine_held ON parked.quarantine (entry) WHERE state = 'held';
+CREATE INDEX IF NOT EXISTS quarantine_key ON parked.quarantine (entry, md5(key::text));
 """
 
 

@@ -10,7 +10,7 @@ from kattegat.schema import columns, ddl, dependents, nulls, relations
 from kattegat.schema.comparison import Comparison, definition, functions_in_order, grows, is_of, types_in_order
 from kattegat.schema.conversions import alter_type
 from kattegat.schema.dependents import mentions
-from kattegat.schema.draft import Draft, away, data_step, home, note, returned
+from kattegat.schema.draft import Draft, data_step
 from kattegat.schema.shape import Snapshot, Table
 from kattegat.schema.values import place_values
 
@@ -26,9 +26,12 @@ def make(draft: Draft, diff: Comparison) -> None:
             [],
             undo_words=f"the schema {schema} stays",
         )
-    for name in types_in_order(diff.wanted_types, diff.wanted_types.keys() - diff.types.keys()):
-        relations.make_type(draft, name, diff.wanted_types[name])
-    for type_ in types_in_order(diff.types, diff.changed_types):
+    fresh = diff.wanted_types.keys() - diff.types.keys()
+    # One order for both: a new type may be made of one that changes, and the other way round.
+    for type_ in types_in_order(diff.wanted_types, fresh | set(diff.changed_types)):
+        if type_ in fresh:
+            relations.make_type(draft, type_, diff.wanted_types[type_])
+            continue
         held = [
             (table, name, mine)
             for table, name, mine, theirs in diff.both()
@@ -137,7 +140,7 @@ def alter(draft: Draft, diff: Comparison) -> None:
 def values(draft: Draft, diff: Comparison) -> None:
     """Gives the values that the target needs: data steps, NOT NULL, defaults, identities, generated columns."""
     for step in draft.hints.after:
-        data_step(draft, step)
+        data_step(draft, step, parked=True)
     for path, values in sorted(draft.hints.place.items()):
         table, _, name = path.rpartition(".")
         if table in diff.common and name in diff.theirs.tables[table].columns:
@@ -150,6 +153,11 @@ def values(draft: Draft, diff: Comparison) -> None:
         if theirs.not_null and not mine.not_null:
             nulls.forbid_null(draft, table, name, theirs, made=False)
         elif mine.not_null and not theirs.not_null and not mine.identity:
+            nulls.allow_null(draft, table, name, mine, parked=False)
+    for table, name, mine, theirs in diff.still_computed():
+        if theirs.not_null and not mine.not_null:
+            nulls.forbid_null(draft, table, name, theirs, made=False)
+        elif mine.not_null and not theirs.not_null:
             nulls.allow_null(draft, table, name, mine, parked=False)
     for table, name, mine, theirs in diff.both():
         former = None if diff.default_goes(table, name) and mine.default is not None else mine.default
@@ -193,23 +201,6 @@ def _is_on(on: Mapping[str, Table], table: str, name: str) -> bool:
 
 def last(draft: Draft, diff: Comparison, on: Mapping[str, Table], kept_views: Collection[str]) -> None:
     """What nothing else needs, and what others see: leftovers parked, rights, policies, triggers, views."""
-    for name in sorted(diff.mine.functions.keys() - diff.theirs.functions.keys()):
-        shape = diff.mine.functions[name]
-        entry = draft.id()
-        bare, arguments = name[: name.rindex("(")], name[name.rindex("(") :]
-        final = f"f{entry}"
-        there = away("ROUTINE", bare, entry, final, arguments)
-        there.append(note(entry, "function", name, f"parked.{final}{arguments}", shape))
-        back = [*home("ROUTINE", bare, entry, final, arguments), returned(entry)]
-        draft.add(
-            "park function",
-            name,
-            f"the function {name} is parked",
-            there,
-            back,
-            undo_words=f"the function {name} comes back",
-            loss="parked",
-        )
     for name in sorted(diff.mine.sequences.keys() - diff.theirs.sequences.keys()):
         relations.park_sequence(draft, name, diff.mine.sequences[name])
     for name in reversed(types_in_order(diff.types, diff.types.keys() - diff.wanted_types.keys())):

@@ -50,23 +50,39 @@ def make_table(draft: Draft, table: str, shape: Table) -> None:
     )
 
 
-def bring_back_table(draft: Draft, table: str, before: Entry, shape: Table) -> None:
-    """Brings back a table that an earlier change has parked, as it was then."""
+def bring_back_table(draft: Draft, table: str, before: Entry, shape: Table) -> Table:
+    """Brings back a table that an earlier change has parked, as it was then; gives how it is.
+
+    Its keys and indexes go by the names they had while parked: their own may still be another table's."""
     draft.add(
         "bring back table",
         table,
         f"{table} comes back with every row",
-        _back_table(table, before.id, shape),
-        _park_table(table, before.id, shape),
+        _home_table(table, before.id, shape),
+        _away_table(table, before.id, shape),
         undo_words=f"{table} is parked: every row is kept",
         tables=[table],
+    )
+    keys, indexes = _aliases(before.id, shape)
+    return msgspec.structs.replace(
+        shape,
+        constraints={keys.get(name, name): each for name, each in shape.constraints.items()},
+        indexes={
+            indexes[name]: msgspec.structs.replace(
+                each, definition=ddl.renamed_index(each.definition, name, indexes[name])
+            )
+            for name, each in shape.indexes.items()
+        },
     )
 
 
 def _park_table(table: str, entry: int, shape: Table) -> list[str]:
+    return [*_renamed(entry, table, shape, away=True), *_away_table(table, entry, shape)]
+
+
+def _away_table(table: str, entry: int, shape: Table) -> list[str]:
     moved = f"parked.t{entry}"
     return [
-        *_renamed(entry, table, shape, away=True),
         *([_move_partitions(table, entry, away=True)] if shape.partition else []),
         *away("TABLE", table, entry, f"t{entry}"),
         *_identities(moved, entry, shape, away=True),
@@ -75,24 +91,35 @@ def _park_table(table: str, entry: int, shape: Table) -> list[str]:
 
 
 def _back_table(table: str, entry: int, shape: Table) -> list[str]:
+    *done, noted = _home_table(table, entry, shape)
+    return [*done, *_renamed(entry, table, shape, away=False), noted]
+
+
+def _home_table(table: str, entry: int, shape: Table) -> list[str]:
     return [
         *_identities(f"parked.t{entry}", entry, shape, away=False, table=table),
         *home("TABLE", table, entry, f"t{entry}"),
         *([_move_partitions(table, entry, away=False)] if shape.partition else []),
-        *_renamed(entry, table, shape, away=False),
         returned(entry),
     ]
+
+
+def _aliases(entry: int, shape: Table) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of a table's keys and of its indexes while it is parked."""
+    keyed = [n for n, c in sorted(shape.constraints.items()) if c.kind in ("primary key", "unique", "exclude")]
+    keys = {key: f"k{entry}_{number}" for number, key in enumerate(keyed)}
+    return keys, {index: f"i{entry}_{number}" for number, index in enumerate(sorted(shape.indexes))}
 
 
 def _renamed(entry: int, table: str, shape: Table, *, away: bool) -> list[str]:
     """Keys and indexes lie in their table's schema, where two parked tables must not clash."""
     done: list[str] = []
-    keyed = [n for n, c in sorted(shape.constraints.items()) if c.kind in ("primary key", "unique", "exclude")]
-    for number, key in enumerate(keyed):
-        one, other = (key, f"k{entry}_{number}") if away else (f"k{entry}_{number}", key)
+    keys, indexes = _aliases(entry, shape)
+    for own, alias in keys.items():
+        one, other = (own, alias) if away else (alias, own)
         done.append(f"ALTER TABLE {ddl.name(table)} RENAME CONSTRAINT {ddl.ident(one)} TO {ddl.ident(other)}")
-    for number, index in enumerate(sorted(shape.indexes)):
-        one, other = (index, f"i{entry}_{number}") if away else (f"i{entry}_{number}", index)
+    for own, alias in indexes.items():
+        one, other = (own, alias) if away else (alias, own)
         done.append(f"ALTER INDEX {ddl.beside(table, one)} RENAME TO {ddl.ident(other)}")
     return done
 
@@ -102,9 +129,13 @@ def _identities(moved: str, entry: int, shape: Table, *, away: bool, table: str 
     for number, column in enumerate(sorted(name for name, c in shape.columns.items() if c.identity)):
         found = f"pg_catalog.pg_get_serial_sequence({ddl.literal(moved)}, {ddl.literal(column)})"
         plain = f"q{entry}_{number}" if away else f"{table.partition('.')[2]}_{column}_seq"[:63]
+        there = ddl.literal("parked" if away else ddl.schema_of(table))
+        # Its name is no part of a shape: where another has it, it keeps the one it has.
+        free = f"NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c WHERE c.relname = {ddl.literal(plain)}"
+        free += f" AND c.relnamespace = {there}::pg_catalog.regnamespace)"
         done.append(
-            "DO $kat_s$ BEGIN EXECUTE pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I',"
-            f" {found}, {ddl.literal(plain)}); END $kat_s$"
+            f"DO $kat_s$ BEGIN IF {free} THEN EXECUTE pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I',"
+            f" {found}, {ddl.literal(plain)}); END IF; END $kat_s$"
         )
     return done
 
@@ -123,6 +154,19 @@ def _move_partitions(table: str, entry: int, *, away: bool) -> str:
         f" WHERE p.level > 0 LOOP EXECUTE pg_catalog.format('ALTER TABLE %s RENAME TO %I', c.place, {fresh});"
         f" EXECUTE pg_catalog.format('ALTER TABLE %I.%I SET SCHEMA {ddl.ident(to)}', c.nspname, {fresh});"
         " END LOOP; END $kat_m$"
+    )
+
+
+def lift_row_security(draft: Draft, table: str) -> None:
+    """Lets the owner see every row of a table whose policies are forced on it."""
+    draft.add(
+        "lift row security",
+        table,
+        f"the policies of {table} do not hold for its owner while rows move",
+        [f"ALTER TABLE {ddl.name(table)} NO FORCE ROW LEVEL SECURITY"],
+        [f"ALTER TABLE {ddl.name(table)} FORCE ROW LEVEL SECURITY"],
+        undo_words=f"the policies of {table} hold for its owner too",
+        tables=[table],
     )
 
 

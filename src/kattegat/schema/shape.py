@@ -1,7 +1,7 @@
 """The exact shape of a schema as data: what `snapshot.read` gives and `planner.plan` compares.
 
-Names are qualified by their schema and unquoted (`public.task`; a function with its argument types: `public.f(integer)`).
-Expressions and definitions are texts as PostgreSQL prints them with an empty search_path, so they compare only between
+Names are qualified by their schema and unquoted (`public.task`; a function with its argument types:
+`public.f(integer)`). Expressions and definitions are texts as PostgreSQL prints them with an empty search_path, so they compare only between
 snapshots of one server version: build the expected shape in a scratch database on the same server, and read it there.
 The order of columns is no part of a shape.
 """
@@ -161,7 +161,7 @@ class Function(Struct, frozen=True, omit_defaults=True):
 
 
 class Snapshot(Struct, frozen=True, omit_defaults=True):
-    """A whole schema. `other` names what this module has no words for (a composite type, a rule): never planned over."""
+    """A whole schema. `other` names what there are no words for here (a composite type, a rule): never planned over."""
 
     tables: dict[str, Table] = field(default_factory=dict)
     sequences: dict[str, Sequence] = field(default_factory=dict)
@@ -221,4 +221,7 @@ def _differences(at: str, have: dict[str, Any], want: dict[str, Any]) -> Iterato
 
 
 def _said(value: Any) -> str:
-    return "none" if value in (None, "", [], {}) else str(value)
+    if value in (None, "", [], {}, ()):
+        return "none"
+    words = " ".join(str(value).split())
+    return words if len(words) <= 200 else f"{words[:200]} ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from kattegat.schema import ddl
 from kattegat.schema.comparison import Comparison
 from kattegat.schema.dependents import mentions
 from kattegat.schema.shape import Constraint, Index, Table
@@ -94,7 +95,7 @@ def twin_index(diff: Comparison, table: str, name: str, shape: Index) -> str | N
         return None
 
     def plain(index: str, each: Index) -> Index:
-        return msgspec.structs.replace(each, definition=each.definition.replace(f" {index} ON ", " ON ", 1))
+        return msgspec.structs.replace(each, definition=ddl.renamed_index(each.definition, index, ""))
 
     twins = sorted(n for n, i in mine.items() if plain(n, i) == plain(name, shape) and n not in theirs)
     others = sorted(n for n, i in theirs.items() if plain(n, i) == plain(name, shape) and n not in mine)

@@ -1,4 +1,4 @@
-"""What a plan is made of: steps, each with its SQL, the SQL that undoes it, its locks, its cost and what becomes of data.
+"""What a plan is made of: steps, each with its SQL, the SQL that undoes it, its locks, its cost, what becomes of data.
 
 A plan holds SQL only, so that it can be stored, signed, shown, and run by a release that knows nothing of its reasons.
 """
@@ -13,8 +13,8 @@ from msgspec import Struct
 
 FORMAT = 1
 
-# kept: no row or value is affected; parked: kept whole where the target does not see it; set-aside: rows or values that the
-# target can't hold are kept beside it; derived: can be computed again, so it is dropped; made: new and empty.
+# kept: no row or value is affected; parked: kept whole where the target does not see it; set-aside: rows or values that
+# the target can't hold are kept beside it; derived: can be computed again, so it is dropped; made: new and empty.
 Loss = Literal["kept", "parked", "set-aside", "derived", "made"]
 # strongest table lock of the step, as PostgreSQL names it; "" when it takes none that a reader or writer would notice
 Lock = Literal["", "SHARE UPDATE EXCLUSIVE", "SHARE", "SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from kattegat.schema import columns, ddl, dependents, nulls, relations
 from kattegat.schema.comparison import Comparison
 from kattegat.schema.dependents import mentions
-from kattegat.schema.draft import Draft
+from kattegat.schema.draft import Draft, away, home, note, returned
 from kattegat.schema.shape import Column, Table
 from kattegat.schema.staying import stay, twin, twin_index
 
 
-def rename(draft: Draft, diff: Comparison) -> None:
+def rename(draft: Draft) -> None:
     """Renames what the hints say; everything that follows speaks of the new names."""
     for old, new in draft.hints.tables.items():
-        if new not in diff.mine.tables:
+        if new not in draft.source.tables:
             continue
         there, back = (
             [f"ALTER TABLE {ddl.name(one)} RENAME TO {ddl.ident(other.partition('.')[2])}"]
@@ -34,7 +34,7 @@ def rename(draft: Draft, diff: Comparison) -> None:
         )
     for path, new in draft.hints.columns.items():
         table, _, old = path.rpartition(".")
-        if table not in diff.mine.tables or new not in diff.mine.tables[table].columns:
+        if table not in draft.source.tables or new not in draft.source.tables[table].columns:
             continue
         place = ddl.name(table)
         there, back = (
@@ -85,8 +85,6 @@ def hanging(draft: Draft, diff: Comparison) -> dict[str, Table]:
                     dependents.take_off_constraint(draft, table, name, shape)
         if kinds == ("foreign key",):
             _rest_off(draft, diff, stays)
-    for table in diff.common:
-        _rename_keys(draft, diff, table, stays[table])
     return stays
 
 
@@ -104,17 +102,34 @@ def _rest_off(draft: Draft, diff: Comparison, stays: dict[str, Table]) -> None:
                 dependents.take_off_index(draft, table, name, index)
 
 
-def _rename_keys(draft: Draft, diff: Comparison, table: str, kept: Table) -> None:
-    for name, shape in sorted(diff.mine.tables[table].constraints.items()):
-        new = None if name in kept.constraints else twin(diff, table, name, shape)
-        if new:
-            dependents.rename_constraint(draft, table, name, new)
-            kept.constraints[new] = shape
-    for name, index in sorted(diff.mine.tables[table].indexes.items()):
-        new = None if name in kept.indexes else twin_index(diff, table, name, index)
-        if new:
-            dependents.rename_index(draft, table, name, new)
-            kept.indexes[new] = index
+def rename_keys(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
+    """Gives constraints and indexes that stay the names which the target has for them."""
+    taken = {ddl.beside(table, name) for table in on for name in (*on[table].constraints, *on[table].indexes)}
+    chosen: list[tuple[Callable[..., None], str, str, str]] = []
+    for table in diff.common:
+        mine, kept = diff.mine.tables[table], on[table]
+        for name, shape in sorted(mine.constraints.items()):
+            new = None if name in kept.constraints else twin(diff, table, name, shape)
+            if new:
+                chosen.append((dependents.rename_constraint, table, name, new))
+                kept.constraints[new] = shape
+        for name, index in sorted(mine.indexes.items()):
+            new = None if name in kept.indexes else twin_index(diff, table, name, index)
+            if new:
+                chosen.append((dependents.rename_index, table, name, new))
+                kept.indexes[new] = index
+    taken |= {ddl.beside(table, name) for _, table, name, _ in chosen}
+    late: list[tuple[Callable[..., None], str, str, str]] = []
+    for rename_one, table, name, new in chosen:
+        if ddl.beside(table, new) in taken:
+            # Another has the name still, and gets a new one itself.
+            between = f"_kat_{draft.id()}"
+            rename_one(draft, table, name, between)
+            late.append((rename_one, table, between, new))
+        else:
+            rename_one(draft, table, name, new)
+    for rename_one, table, name, new in late:
+        rename_one(draft, table, name, new)
 
 
 def functions(draft: Draft, diff: Comparison) -> None:
@@ -144,6 +159,7 @@ def leave(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
         wanted = diff.theirs.sequences.get(name)
         if wanted is None or wanted.owned_by != sequence.owned_by:
             relations.free_sequence(draft, name, sequence)
+    _park_functions(draft, diff)
     for table in diff.leaving:
         relations.park_table(draft, table, _bare(diff, table, on[table]))
     for table in diff.common:
@@ -154,6 +170,27 @@ def leave(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
                 nulls.allow_null(draft, table, name, mine[name], parked=True)
         if parked:
             columns.park(draft, table, parked)
+
+
+def _park_functions(draft: Draft, diff: Comparison) -> None:
+    """Before any table goes: one may be the type of an argument."""
+    for name in sorted(diff.mine.functions.keys() - diff.theirs.functions.keys()):
+        shape = diff.mine.functions[name]
+        entry = draft.id()
+        bare, arguments = name[: name.rindex("(")], name[name.rindex("(") :]
+        final = f"f{entry}"
+        there = away("ROUTINE", bare, entry, final, arguments)
+        there.append(note(entry, "function", name, f"parked.{final}{arguments}", shape))
+        back = [*home("ROUTINE", bare, entry, final, arguments), returned(entry)]
+        draft.add(
+            "park function",
+            name,
+            f"the function {name} is parked",
+            there,
+            back,
+            undo_words=f"the function {name} comes back",
+            loss="parked",
+        )
 
 
 def _parked_shape(diff: Comparison, table: str, name: str) -> Column:
@@ -169,4 +206,5 @@ def _bare(diff: Comparison, table: str, on: Table) -> Table:
         indexes=on.indexes,
         triggers=on.triggers,
         policies=on.policies,
+        forced=False,
     )

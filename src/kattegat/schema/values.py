@@ -9,12 +9,17 @@ from kattegat.schema.draft import READ, WRITE, Draft
 from kattegat.schema.shape import Column
 
 
-def fill(table: str, name: str, condition: str, value: str) -> str:
+def fill(draft: Draft, table: str, name: str, condition: str, value: str) -> str:
+    """SQL that gives a value to the rows (alias t) that a condition finds; they had none."""
+    draft.moved.add(table)
     arguments = (ddl.name(table), name, condition, value)
     return f"SELECT parked.fill({', '.join(ddl.literal(each) for each in arguments)})"
 
 
-def place(table: str, key: list[str], name: str, condition: str, value: str, why: str, entry: int) -> str:
+def place(draft: Draft, entry: int, table: str, name: str, condition: str, value: str, why: str) -> str:
+    """SQL that puts a value in the place of others, which are kept by the key of their rows (alias t)."""
+    draft.moved.add(table)
+    key = draft.key(table)
     keys = "ARRAY[" + ", ".join(ddl.literal(each) for each in key) + "]::text[]"
     texts = [ddl.literal(each) for each in (ddl.name(table), name, condition, value, why)]
     return f"SELECT parked.place({entry}, {texts[0]}, {keys}, {', '.join(texts[1:])})"
@@ -29,7 +34,7 @@ def place_values(draft: Draft, table: str, name: str, column: Column, values: Ma
     condition = f"{value} IN ({', '.join(ddl.literal(old) for old in sorted(values))})"
     why = f"{name} has no such value in the other release"
     if key and name not in key:
-        do = [place(table, key, name, condition, f"(CASE {value} {cases} END)::{column.type}", why, entry)]
+        do = [place(draft, entry, table, name, condition, f"(CASE {value} {cases} END)::{column.type}", why)]
     else:
         do = [draft.set_aside(entry, table, condition, why)]
     listed = ", ".join(f"{old} becomes {new}" for old, new in sorted(values.items()))

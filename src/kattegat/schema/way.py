@@ -12,29 +12,33 @@ from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
 
 def go(draft: Draft) -> None:
     """Drafts every step."""
-    _bring_back(draft)
+    taking_off.rename(draft)
+    begin = _bring_back(draft)
     diff = Comparison(draft.source, draft.target)
     draft.reasons += diff.reasons()
     if draft.reasons:
         return
     _name(draft, diff)
     diff.find_affected()
-    taking_off.rename(draft, diff)
     kept_views = taking_off.views(draft, diff)
     on = taking_off.hanging(draft, diff)
     taking_off.functions(draft, diff)
     for step in draft.hints.before:
-        data_step(draft, step)
+        data_step(draft, step, parked=False)
     taking_off.leave(draft, diff, on)
+    taking_off.rename_keys(draft, diff, on)
     putting_on.make(draft, diff)
     putting_on.alter(draft, diff)
     putting_on.values(draft, diff)
     putting_on.hanging(draft, diff, on)
+    _see_all_rows(draft, diff, begin)
     putting_on.last(draft, diff, on, kept_views)
 
 
-def _bring_back(draft: Draft) -> None:
-    """What an earlier change has parked and the target knows comes back as it was; from there on it is the source's."""
+def _bring_back(draft: Draft) -> int:
+    """What an earlier change has parked and the target knows comes back as it was; from there on it is the source's.
+
+    Gives where in the steps the tables are back, and nothing has moved yet."""
     mine, theirs = draft.source, draft.target
     enums, domains, sequences = dict(mine.enums), dict(mine.domains), dict(mine.sequences)
     tables = dict(mine.tables)
@@ -56,7 +60,8 @@ def _bring_back(draft: Draft) -> None:
     for name in sorted(theirs.tables.keys() - tables.keys()):
         if before := draft.entry("table", name):
             tables[name] = msgspec.convert(before.shape, Table)
-            relations.bring_back_table(draft, name, before, tables[name])
+            tables[name] = relations.bring_back_table(draft, name, before, tables[name])
+    begin = len(draft.steps)
     for table in sorted(theirs.tables.keys() & mine.tables.keys()):
         columns_ = dict(tables[table].columns)
         for name, shape_ in sorted(theirs.tables[table].columns.items()):
@@ -67,6 +72,21 @@ def _bring_back(draft: Draft) -> None:
                 columns.bring_back(draft, table, name, before, columns_[name])
         tables[table] = msgspec.structs.replace(tables[table], columns=columns_)
     draft.source = msgspec.structs.replace(mine, enums=enums, domains=domains, sequences=sequences, tables=tables)
+    return begin
+
+
+def _see_all_rows(draft: Draft, diff: Comparison, begin: int) -> None:
+    """Policies that hold for the owner too would hide rows from the steps that move them, so they don't meanwhile."""
+    tables = dict(diff.mine.tables)
+    steps = len(draft.steps)
+    for name, shape in sorted(tables.items()):
+        if shape.forced and (name in draft.moved or name in diff.leaving):
+            relations.lift_row_security(draft, name)
+            tables[name] = msgspec.structs.replace(shape, forced=False)
+    lifted = draft.steps[steps:]
+    del draft.steps[steps:]
+    draft.steps[begin:begin] = lifted
+    diff.mine = draft.source = msgspec.structs.replace(diff.mine, tables=tables)
 
 
 def _name(draft: Draft, diff: Comparison) -> None:

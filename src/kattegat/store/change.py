@@ -6,13 +6,13 @@ import getpass
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from msgspec import Struct
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import ProgrammingError
 
 from kattegat.errors import KattegatError
@@ -33,12 +33,12 @@ _PROCESSES = text(
     "SELECT role, host, pid, release FROM process WHERE seen_at > now() - make_interval(secs => :seconds)"
     " ORDER BY role, host, pid"
 )
-# The name of the login is visible to all, also where what it runs is not.
+# Of another login's session everybody sees the name, and little else: its kind is NULL then.
 _SESSIONS = text(
     """
     SELECT pid, usename, coalesce(application_name, '') AS application FROM pg_stat_activity
-    WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
-      AND usename = ANY (:logins) ORDER BY pid
+    WHERE datname = current_database() AND coalesce(backend_type, 'client backend') = 'client backend'
+      AND usename = ANY (:logins) AND pid <> ALL (:own) ORDER BY pid
     """
 )
 _DONE = text(
@@ -81,15 +81,29 @@ class Found(Struct, frozen=True):
         return cls(command, heads[0] if heads else None, tuple(step.revision.revision for step in found), rows)
 
 
+def own_sessions(engine: Engine) -> set[int]:
+    """The server processes of every connection that the engine makes from now on; the set grows with them."""
+    own: set[int] = set()
+
+    @event.listens_for(engine, "connect")
+    def made(driver: Any, _record: Any) -> None:
+        own.add(driver.info.backend_pid)
+
+    return own
+
+
 @contextmanager
-def fenced(database: Database, connection: Connection) -> Iterator[None]:
-    """Nobody else is connected, and nobody else writes, until the end. Raises `InUseError`, or a `fence.FenceError`."""
+def fenced(database: Database, connection: Connection, own: Collection[int]) -> Iterator[None]:
+    """Nobody else is connected, and nobody else writes, until the end; `own` are the sessions that don't count.
+
+    Raises `InUseError`, or a `fence.FenceError`.
+    """
     with connection.begin():
         closes = fence.present(connection)
         other = runs.open_run(connection) if closes else None
     if other is not None:
         raise runs.RunOpenError(other)
-    _alone(database, connection)
+    _alone(database, connection, own)
     if not closes:
         yield
         return
@@ -149,13 +163,11 @@ def _plan(found: Found) -> Plan:
     return revisions.joined(plans) if plans else Plan(source="", target="")
 
 
-def _alone(database: Database, connection: Connection) -> None:
+def _alone(database: Database, connection: Connection, own: Collection[int]) -> None:
     end = time.monotonic() + PATIENCE_SECONDS
-    # Idle connections of this process itself, which asked for the epoch on another one.
-    database.engine("kat_owner").dispose()
     while True:
         with connection.begin():
-            who = [*_processes(connection), *_sessions(database, connection)]
+            who = [*_processes(connection), *_sessions(database, connection, own)]
         if not who:
             return
         if time.monotonic() > end:
@@ -173,11 +185,11 @@ def _processes(connection: Connection) -> list[str]:
     return [f"{row.role} on {row.host}, process {row.pid}, release {row.release}" for row in rows]
 
 
-def _sessions(database: Database, connection: Connection) -> list[str]:
+def _sessions(database: Database, connection: Connection, own: Collection[int]) -> list[str]:
     logins = ["kat_app", "kat_system"]
     if database.shared_login:
         logins.append(str(connection.execute(text("SELECT session_user")).scalar_one()))
-    rows = connection.execute(_SESSIONS, {"logins": logins})
+    rows = connection.execute(_SESSIONS, {"logins": logins, "own": list(own)})
     return [f"session {row.pid} of {row.usename}{f' ({row.application})' if row.application else ''}" for row in rows]
 
 

@@ -27,7 +27,6 @@ from kattegat.lifecycle.openkat.recognise import At
 from kattegat.lifecycle.openkat.steps import scheduler, settings
 from kattegat.schema import ledger, runs
 from kattegat.schema.journal import Progress
-from kattegat.schema.shape import differences
 from kattegat.schema.steps import Plan
 
 FACT = "openkat-change"
@@ -117,7 +116,7 @@ def look(install: Install, part: Part) -> Looked:
         at = place.recorded(connection, part)
         found: list[str] = []
         if at.known and at.revision:
-            found = differences(hops.read(connection), install.shapes[part].of(part, at.revision))
+            found = hops.compared(hops.read(connection), part, at.revision, install.shapes[part])
         known = ledger.present(connection)
         run = runs.open_run(connection) if known else None
         return Looked(

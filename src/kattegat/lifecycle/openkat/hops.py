@@ -70,6 +70,17 @@ class NowhereError(KattegatError):
         )
 
 
+class UnparkFirstError(KattegatError):
+    """OpenKAT's own migrations have gone up since a change of ours: what that has kept comes first."""
+
+    def __init__(self, part: Part, last: str, at: str) -> None:
+        self.part = part
+        super().__init__(
+            f"The database of {part} was left at {last} and is at {at} now, so OpenKAT has migrated it by itself: put "
+            "back what was kept with `kat openkat unpark`, then type the same command again."
+        )
+
+
 class Done(Struct, frozen=True):
     """A hop that has been gone and not gone back."""
 
@@ -79,20 +90,29 @@ class Done(Struct, frozen=True):
 
 
 class Shapes:
-    """The schemas of revisions as one server prints them. `admin` may make databases there; without it, or without that
-    right, the facts are taken as they are."""
+    """The schemas of revisions. The facts print as the servers do that are known; where one prints otherwise, they are
+    built in a scratch database there and read again, if `admin` may make one."""
 
     def __init__(self, admin: str | None, folder: Path | None = None) -> None:
         self._admin = admin
         self._folder = folder
         self._known: dict[tuple[Part, str], Snapshot] = {}
+        self._builds = False
+
+    def build(self) -> bool:
+        """From now on the facts are built on the server; False when that is so already, or can't be done."""
+        if self._builds or self._admin is None:
+            return False
+        self._builds = True
+        self._known.clear()
+        return True
 
     def of(self, part: Part, revision: str) -> Snapshot:
         """The schema of a part at a revision, without owners and rights."""
         key = (part, revision)
         if key not in self._known:
             told = bare(facts.shape(part, revision, self._folder))
-            if self._admin is not None:
+            if self._builds and self._admin is not None:
                 try:
                     told = bare(scratch.normalise(self._admin, told))
                 except ScratchError:
@@ -125,10 +145,18 @@ def read(connection: Connection) -> Snapshot:
 def check(connection: Connection, part: Part, revision: str, shapes: Shapes) -> Snapshot:
     """The schema as it is; raises `SchemaDiffersError` when it is not the revision's."""
     have = read(connection)
-    found = differences(have, shapes.of(part, revision))
+    found = compared(have, part, revision, shapes)
     if found:
         raise SchemaDiffersError(part, revision, found)
     return have
+
+
+def compared(have: Snapshot, part: Part, revision: str, shapes: Shapes) -> list[str]:
+    """What a schema has otherwise than its revision should."""
+    found = differences(have, shapes.of(part, revision))
+    if found and shapes.build():
+        found = differences(have, shapes.of(part, revision))
+    return found
 
 
 def thread(connection: Connection) -> list[Done]:
@@ -142,6 +170,11 @@ def thread(connection: Connection) -> list[Done]:
         else:
             found.append(Done(run, source, target))
     return found
+
+
+def _follow(part: Part, way: list[Done], at: str) -> None:
+    if way and way[-1].target != at:
+        raise UnparkFirstError(part, way[-1].target, at)
 
 
 def next_hop(at: str, goal: str, part: Part) -> str | None:
@@ -206,6 +239,7 @@ def preview(connection: Connection, part: Part, at: str, goal: str, shapes: Shap
     Exact but for estimates and the conversion of settings, which is worked out when its hop is about to run.
     """
     have, way = read(connection), thread(connection)
+    _follow(part, way, at)
     parked = ledger.entries(connection) if ledger.present(connection) else []
     first = ledger.next_id(connection) if ledger.present(connection) else 1
     rows = estimates(connection)
@@ -254,6 +288,7 @@ def hop(
             return None
         have = check(connection, part, at, shapes)
         way = thread(connection)
+        _follow(part, way, at)
         undoes = None
         if way and (way[-1].source, way[-1].target) == (to, at):
             undoes = way[-1].run

@@ -9,29 +9,35 @@ Rows that still exist get back what they had; what has no place any more is repo
 from __future__ import annotations
 
 import getpass
+import re
 import socket
+from collections.abc import Mapping
+from graphlib import TopologicalSorter
 
-from msgspec import Struct
 from sqlalchemy import Connection
 
-from kattegat.lifecycle.openkat import facts, hops, place
+from kattegat.lifecycle.openkat import configurations, facts, hops, place, rights, steps
+from kattegat.lifecycle.openkat.back import Back
 from kattegat.lifecycle.openkat.change import Install
 from kattegat.lifecycle.openkat.facts import Part
 from kattegat.lifecycle.openkat.hops import KIND, Done
 from kattegat.lifecycle.openkat.place import Place
+from kattegat.lifecycle.openkat.steps import scheduler
 from kattegat.schema import ddl, ledger, runs, watch
-from kattegat.schema.shape import Snapshot
+from kattegat.schema.shape import Column, Snapshot, Table
 from kattegat.schema.steps import Plan
 
-
-class Back(Struct, frozen=True):
-    """One thing that was kept: how many of its rows are back, and how many are left parked or set aside."""
-
-    part: Part
-    what: str
-    back: int
-    left: int
-    words: str
+# What OpenKAT's own upgrade works out again from what the older release had, changes made there included.
+_DERIVED = frozenset(
+    {
+        "public.tasks.data",
+        "public.tasks.hash",
+        "public.tasks.priority",
+        "public.tasks.organisation",
+        "public.schedules.organisation",
+        "public.settings",
+    }
+)
 
 
 def everything(install: Install) -> list[Back]:
@@ -68,14 +74,47 @@ def _part(connection: Connection, where: Place) -> list[Back]:
 def _hop(connection: Connection, part: Part, hop: Done, shape: Snapshot) -> list[Back]:
     plan = runs.load(connection, hop.run).plan()
     made = _entries(connection, plan)
-    found = [_table(connection, part, entry, shape) for entry in made if entry.kind == "table"]
+    found: list[Back] = []
+    if part == "katalogus" and hop.source == "f9de6eb7824b":
+        found += configurations.put_back(connection, {entry.was: entry.now_is for entry in made})
+    for entry in [one for one in made if one.was in _DERIVED or (one.was in configurations.TABLES and found)]:
+        _drop(connection, entry)
+    made = [entry for entry in _entries(connection, plan) if entry.state == "parked"]
+    tables = {entry.was: entry for entry in made if entry.kind == "table"}
+    found += [_table(connection, part, tables[name], shape) for name in _parents_first(tables, shape)]
     found += [_column(connection, part, entry) for entry in made if entry.kind == "column"]
     for entry in made:
         if entry.kind == "watch":
             for statement in watch.end_watch(entry.was, entry.id):
                 _run(connection, statement)
+    if part == "rocky" and hop.source == "1.19":
+        found += rights.put_back(connection)
     found += _aside(connection, part, plan)
+    if part == "scheduler" and hop.source == "0009":
+        for statement in scheduler.REPAIR:
+            _run(connection, statement)
     return [one for one in found if one.back or one.left]
+
+
+def _parents_first(tables: Mapping[str, ledger.Entry], shape: Snapshot) -> list[str]:
+    needs = {
+        name: {
+            key.references
+            for key in (shape.tables[name].constraints.values() if name in shape.tables else ())
+            if key.kind == "foreign key" and key.references in tables and key.references != name
+        }
+        for name in tables
+    }
+    return [str(name) for name in TopologicalSorter(needs).static_order()]
+
+
+def _drop(connection: Connection, entry: ledger.Entry) -> None:
+    if entry.kind == "table":
+        _run(connection, f"DROP TABLE {ddl.name(entry.now_is)} CASCADE")
+    else:
+        table, column = entry.now_is.rpartition(".")[::2]
+        _run(connection, f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(column)} CASCADE")
+    _run(connection, f"SELECT parked.returned({entry.id})")
 
 
 def _entries(connection: Connection, plan: Plan) -> list[ledger.Entry]:
@@ -90,22 +129,43 @@ def _table(connection: Connection, part: Part, entry: ledger.Entry, shape: Snaps
         return Back(part, short, 0, _count(connection, kept), "its table is not there")
     held = shape.tables[table]
     old = [row[0] for row in _ask(connection, _COLUMNS, entry.now_is)]
-    both = [name for name in held.columns if name in old]
+    # Columns of it that were parked before the table was.
+    inner = {
+        one.was.rpartition(".")[2]: one
+        for one in ledger.entries(connection)
+        if one.kind == "column" and one.was.rpartition(".")[0] == table and one.now_is.rpartition(".")[2] in old
+    }
+    sources = {name: f"p.{ddl.ident(name)}" for name in held.columns if name in old}
+    for name, one in inner.items():
+        if name in held.columns:
+            sources[name] = f"p.{ddl.ident(one.now_is.rpartition('.')[2])}"
+            fill = _fill(part, one.was)
+            if fill is not None:
+                sources[name] = f"coalesce({sources[name]}, {fill})"
+    both = list(sources)
     key = next((one.columns for one in held.constraints.values() if one.kind == "primary key"), ())
     place_ = ddl.name(table)
     removed = 0
     same = " AND ".join(f"f.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in key) or "false"
-    for one in held.constraints.values():
-        # What a migration made up under the name of what was kept goes, and what refers to it follows its own rule.
-        if one.kind == "unique" and key and set(one.columns) <= set(both):
-            equal = " AND ".join(f"f.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in one.columns)
-            removed += _run(
-                connection,
-                f"DELETE FROM {place_} AS f USING {kept} AS p WHERE {equal} AND NOT ({same})"
-                f" AND NOT EXISTS (SELECT 1 FROM {kept} AS q WHERE {same.replace('p.', 'q.')})",
-            )
+    # What a migration made up under the name, or the running number, of what was kept goes, with what refers to it.
+    clash = [
+        " AND ".join(f"t.{ddl.ident(name)} = p.{ddl.ident(name)}" for name in unique.columns)
+        + f" AND NOT ({same.replace('f.', 't.')})"
+        for unique in held.constraints.values()
+        if unique.kind == "unique" and key and set(unique.columns) <= set(both)
+    ]
+    if any(_numbered(held.columns[name]) for name in key):
+        clash.append(same.replace("f.", "t."))
+    if clash:
+        made_up = steps.entry(part, "made up", table)
+        condition = f"EXISTS (SELECT 1 FROM {kept} AS p WHERE {' OR '.join(f'({each})' for each in clash)})"
+        _run(
+            connection,
+            steps.aside(made_up, table, condition, "made up by a migration", shape, rule="ON DELETE SET NULL"),
+        )
+        removed = _settled(connection, made_up)
     listed = ", ".join(ddl.ident(name) for name in both)
-    values = ", ".join(f"p.{ddl.ident(name)}::text::{held.columns[name].type}" for name in both)
+    values = ", ".join(f"({sources[name]})::text::{held.columns[name].type}" for name in both)
     parents = "".join(
         f" AND ({' OR '.join(f'p.{ddl.ident(name)} IS NULL' for name in one.columns)} OR EXISTS (SELECT 1 FROM"
         f" {ddl.name(one.references or '')} AS r WHERE "
@@ -117,28 +177,63 @@ def _table(connection: Connection, part: Part, entry: ledger.Entry, shape: Snaps
     back = _run(
         connection,
         f"INSERT INTO {place_} ({listed}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {kept} AS p WHERE true{parents}"
-        " ON CONFLICT DO NOTHING",
+        f" AND NOT EXISTS (SELECT 1 FROM {place_} AS f WHERE {same})",
     )
     if key:
         sets = ", ".join(
-            f"{ddl.ident(name)} = p.{ddl.ident(name)}::text::{held.columns[name].type}"
+            f"{ddl.ident(name)} = ({sources[name]})::text::{held.columns[name].type}"
             for name in both
             if name not in key
         )
         mine = ", ".join(f"f.{ddl.ident(name)}::text" for name in both)
-        theirs = ", ".join(f"p.{ddl.ident(name)}::text" for name in both)
+        theirs = ", ".join(f"({sources[name]})::text" for name in both)
         if sets:
             back += _run(
                 connection,
                 f"UPDATE {place_} AS f SET {sets} FROM {kept} AS p WHERE {same}"
                 f" AND ({mine}) IS DISTINCT FROM ({theirs}){parents}",
             )
+    _count_on(connection, table, held)
     left = _count(connection, f"{kept} AS p WHERE NOT EXISTS (SELECT 1 FROM {place_} AS f WHERE {same})") if key else 0
     if left == 0:
         _run(connection, f"DROP TABLE {kept} CASCADE")
-        _run(connection, f"SELECT parked.returned({entry.id})")
+        gone = [entry, *inner.values()]
+        gone += [one for one in ledger.entries(connection) if one.kind == "watch" and one.was == table]
+        for one in gone:
+            _run(connection, f"SELECT parked.returned({one.id})")
     words = f"{removed} rows that the migration had made up are removed" if removed else "as they were"
     return Back(part, short, back, left, words)
+
+
+def _settled(connection: Connection, number: int) -> int:
+    """Rows that were made up stay on record, and never come back by themselves; how many there are."""
+    return _run(
+        connection,
+        f"UPDATE parked.quarantine SET state = 'stale', ended_at = clock_timestamp() WHERE entry = {number}"
+        " AND state = 'held'",
+    )
+
+
+def _numbered(column: Column) -> bool:
+    return bool(column.identity) or (column.default or "").startswith("nextval(")
+
+
+def _count_on(connection: Connection, table: str, held: Table) -> None:
+    """Numbers go on after the highest that has come back."""
+    for name, column in held.columns.items():
+        if _numbered(column):
+            where = f"pg_catalog.pg_get_serial_sequence({ddl.literal(ddl.name(table))}, {ddl.literal(name)})"
+            top = f"(SELECT max({ddl.ident(name)}) FROM {ddl.name(table)})"
+            last = f"(SELECT coalesce(pg_catalog.pg_sequence_last_value({where}::regclass), 0))"
+            _run(connection, f"SELECT pg_catalog.setval({where}, greatest({top}, {last})) WHERE {top} > {last}")
+
+
+def _fill(part: Part, path: str) -> str | None:
+    """What a row without a value of its own has in a column, as an expression over alias p."""
+    for hop in steps.known(part).values():
+        if path in hop.fill:
+            return re.sub(r"\{(\w+)\}", lambda found: f"p.{ddl.ident(found[1])}", hop.fill[path])
+    return None
 
 
 def _column(connection: Connection, part: Part, entry: ledger.Entry) -> Back:
@@ -169,19 +264,47 @@ def _aside(connection: Connection, part: Part, plan: Plan) -> list[Back]:
         call = "restore" if column else "take_back"
         if f"({number}, " not in texts:
             continue
+        if _plain(table) == "django_migrations":
+            # Rocky has recorded them itself.
+            connection.exec_driver_sql(
+                "UPDATE parked.quarantine SET state = 'returned', ended_at = clock_timestamp() WHERE entry = %s",
+                (number,),
+            )
+            continue
         back = int(connection.exec_driver_sql(f"SELECT parked.{call}({number})").scalar() or 0)
         left = connection.exec_driver_sql(
             "SELECT count(*) FROM parked.quarantine WHERE entry = %s AND table_name = %s"
             " AND state IN ('held', 'conflict', 'stale')",
             (number, table),
         ).scalar_one()
-        what = table.replace('"', "").removeprefix("public.") + (f".{column}" if column else "")
+        what = _plain(table) + (f".{column}" if column else "")
         found.append(Back(part, what, back, int(left), "what was set aside"))
     return found
 
 
+def _plain(table: str) -> str:
+    return table.replace('"', "").removeprefix("public.")
+
+
+# What data steps remember of tables that are gone for good once OpenKAT has upgraded by itself.
+_RECORDS = {
+    "0008": ("queued",),
+    "7c88b9cd96aa": ("organisation", "repository"),
+    "f9de6eb7824b": ("config",),
+    "cd34fdfafdaf": ("settings",),
+    "ec68d3eb14b1": ("raw_file",),
+    "1dde0213e9fe": ("mime_type",),
+    "1.16": ("migration",),
+    "1.18": ("migration",),
+    "1.19": ("migration",),
+    "1.20": ("migration",),
+}
+
+
 def _mark(connection: Connection, hop: Done) -> None:
-    """The thread ends before this hop now."""
+    """The thread ends before this hop now, and nothing is remembered of it."""
+    for name in _RECORDS.get(hop.source, ()):
+        _run(connection, f"DROP TABLE IF EXISTS parked.openkat_{name}")
     run = runs.begin(
         connection,
         KIND,
@@ -203,10 +326,11 @@ def forget(install: Install) -> None:
             for entry in ledger.entries(connection):
                 if entry.kind == "column":
                     table, column = entry.now_is.rpartition(".")[::2]
-                    _run(connection, f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(column)} CASCADE")
-                elif entry.kind == "watch":
-                    for statement in watch.end_watch(entry.was, entry.id):
-                        _run(connection, statement)
+                    _run(
+                        connection,
+                        f"ALTER TABLE IF EXISTS {ddl.name(table)} DROP COLUMN IF EXISTS {ddl.ident(column)} CASCADE",
+                    )
+            # The watches over rows go with their functions.
             _run(connection, "DROP SCHEMA parked CASCADE")
             _run(connection, "DROP SCHEMA lifecycle CASCADE")
 

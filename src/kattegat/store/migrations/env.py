@@ -108,6 +108,7 @@ def in_transaction(connection: Connection) -> None:
 
 def on_our_own(database: Database) -> None:
     """Runs the command on a connection of its own."""
+    own = change.own_sessions(database.engine("kat_owner"))
     with database.engine("kat_owner").connect() as connection:
         with connection.begin():
             configure(connection=connection)
@@ -120,7 +121,7 @@ def on_our_own(database: Database) -> None:
             return
         if database.shared_login and found.at is None:
             migrate.create_roles(database)
-        with change.fenced(database, connection), connection.begin():
+        with change.fenced(database, connection, own), connection.begin():
             in_transaction(connection)
             change.written(connection, found, migrate.current(connection))
 

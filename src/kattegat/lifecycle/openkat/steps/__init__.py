@@ -57,11 +57,13 @@ def place(number: int, table: str, keys: Sequence[str], column: str, condition: 
     return f"SELECT parked.place({number}, {texts[0]}, ARRAY[{listed}]::text[], {', '.join(texts[1:])})"
 
 
-def aside(number: int, table: str, condition: str, why: str, edges: Snapshot | None = None) -> str:
+def aside(number: int, table: str, condition: str, why: str, edges: Snapshot | None = None, *, rule: str = "") -> str:
     """SQL that sets aside the rows of a table (alias t) that a condition finds, and with `edges`, the schema whose
-    foreign keys count, every row that refers to them."""
+    foreign keys count, every row that refers to them. Keys with `rule` in their definition do not count."""
     query = f"SELECT t.tableoid, t.ctid FROM {ddl.name(table)} AS t WHERE {condition}"  # noqa: S608 - names and our SQL
-    found = list(_edges(edges, table)) if edges else []
+    found = [
+        (child, edge) for child, edge, text in (_edges(edges, table) if edges else ()) if not rule or rule not in text
+    ]
     tables = {table, *(child for child, _ in found)}
     keys = {ddl.name(name): list(_key(edges, name)) if edges else [] for name in sorted(tables)}
     texts = [ddl.literal(text) for text in (ddl.name(table), query, why)]
@@ -86,7 +88,7 @@ def _key(shape: Snapshot, table: str) -> tuple[str, ...]:
     return ()
 
 
-def _edges(shape: Snapshot, table: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _edges(shape: Snapshot, table: str) -> Iterator[tuple[str, dict[str, str], str]]:
     waiting, seen = [table], {table}
     while waiting:
         parent = waiting.pop()
@@ -102,6 +104,7 @@ def _edges(shape: Snapshot, table: str) -> Iterator[tuple[str, dict[str, str]]]:
                         "parent": ddl.name(parent),
                         "parent_columns": ", ".join(f"p.{ddl.ident(column)}" for column in key.referenced),
                     },
+                    key.definition,
                 )
                 if child not in seen:
                     seen.add(child)
@@ -114,13 +117,19 @@ def newer_of(part: Part, one: str, other: str) -> str:
     return one if order.index(one) > order.index(other) else other
 
 
-def hop_of(part: Part, one: str, other: str, shapes: Mapping[str, Snapshot]) -> Hop:
-    """What is known of going between two neighbouring revisions, whichever way."""
+def known(part: Part) -> Mapping[str, Hop]:
+    """The hops of a part that need more than shapes, by the newer revision."""
     from kattegat.lifecycle.openkat.steps import bytes_, katalogus, rocky, scheduler
 
-    known = {"scheduler": scheduler.HOPS, "katalogus": katalogus.HOPS, "bytes": bytes_.HOPS, "rocky": rocky.HOPS}
+    return {"scheduler": scheduler.HOPS, "katalogus": katalogus.HOPS, "bytes": bytes_.HOPS, "rocky": rocky.HOPS}[part]
+
+
+def hop_of(part: Part, one: str, other: str, shapes: Mapping[str, Snapshot]) -> Hop:
+    """What is known of going between two neighbouring revisions, whichever way."""
+    from kattegat.lifecycle.openkat.steps import rocky
+
     newer = newer_of(part, one, other)
-    hop = known[part].get(newer, Hop())
+    hop = known(part).get(newer, Hop())
     if part == "rocky":
         hop = rocky.with_schema(newer, hop, shapes[newer])
     return hop

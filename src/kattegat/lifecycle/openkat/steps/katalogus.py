@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from kattegat.lifecycle.openkat.steps import Hop, TwoWay, aside, entry, place, restore, take_back
 
-_STATIC_BOEFJE = entry("katalogus", "f9de6eb7824b", "static boefje")
-_STATIC_NORMALIZER = entry("katalogus", "f9de6eb7824b", "static normalizer")
+STATIC_BOEFJE = entry("katalogus", "f9de6eb7824b", "static boefje")
+STATIC_NORMALIZER = entry("katalogus", "f9de6eb7824b", "static normalizer")
 _GONE = entry("katalogus", "f9de6eb7824b", "gone")
 _BOEFJE_NAME = entry("katalogus", "a2c8d54b0124", "boefje")
 _NORMALIZER_NAME = entry("katalogus", "a2c8d54b0124", "normalizer")
@@ -124,9 +124,9 @@ _CONFIGURATION = TwoWay(
         " AND s.organisation_pk = c.organisation_pk) ORDER BY c.plugin_id, c.organisation_pk, c.kind",
         _gone("public.plugin_state"),
         *_REMEMBER,
-        aside(_STATIC_BOEFJE, "public.boefje", "t.[[public.boefje.static]]", "a plugin that comes with the release"),
+        aside(STATIC_BOEFJE, "public.boefje", "t.[[public.boefje.static]]", "a plugin that comes with the release"),
         aside(
-            _STATIC_NORMALIZER,
+            STATIC_NORMALIZER,
             "public.normalizer",
             "t.[[public.normalizer.static]]",
             "a plugin that comes with the release",
@@ -134,8 +134,8 @@ _CONFIGURATION = TwoWay(
     ),
     up=(
         _RECORD,
-        take_back(_STATIC_BOEFJE),
-        take_back(_STATIC_NORMALIZER),
+        take_back(STATIC_BOEFJE),
+        take_back(STATIC_NORMALIZER),
         _plugin("public.normalizer", "", "", _IS_NORMALIZER),
         _plugin("public.boefje", ", scan_level, oci_arguments", ", '0', ARRAY[]::varchar[]", "true"),
         "UPDATE [[public.boefje_config]] AS c SET"

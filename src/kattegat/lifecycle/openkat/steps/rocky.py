@@ -9,8 +9,8 @@ from kattegat.lifecycle.openkat.steps import Hop, TwoWay, aside, entry, take_bac
 from kattegat.schema import ddl
 from kattegat.schema.shape import Snapshot
 
-_TYPES = entry("rocky", "1.19", "content types")
-_PERMISSION = entry("rocky", "1.19", "permission")
+TYPES = entry("rocky", "1.19", "content types")
+PERMISSION = entry("rocky", "1.19", "permission")
 _HISTORY = "django_migrations"
 _SEQUENCE = "crisis_room_dashboarditem_id_seq"
 
@@ -38,21 +38,21 @@ def with_schema(newer: str, hop: Hop, schema: Snapshot) -> Hop:
         up_words="content types and permissions that were set aside come back",
         down=(
             aside(
-                _TYPES,
+                TYPES,
                 "public.django_content_type",
                 "t.app_label = 'crisis_room'",
                 "the older release has no crisis room",
                 schema,
             ),
             aside(
-                _PERMISSION,
+                PERMISSION,
                 "public.auth_permission",
                 "t.codename = 'can_enable_disable_schedule'",
                 "the older release does not know this permission",
                 schema,
             ),
         ),
-        up=(take_back(_TYPES), take_back(_PERMISSION)),
+        up=(take_back(TYPES), take_back(PERMISSION)),
         tables=("public.django_content_type", "public.auth_permission"),
         newer=True,
     )
