@@ -8,9 +8,10 @@ plans, and upgraded again, each by `kattegat.lifecycle.run` as typed with --yes 
 one of its own in a temporary folder.
 
 Meanwhile, each in a process of its own:
-- a reader asks for single rows and short ranges of the largest tables, one every 10 ms. A query's time counts from
-  when it was due, so that one long wait counts for all the queries that it has held up. The baseline is the same
-  reader before the change; p50, p99 and longest are of the time that the database is closed.
+- a reader asks for single rows and short ranges of the largest tables, one every 10 ms. For p50 and p99 a
+  query's time counts from when it was due, so that one long wait counts for all the queries that it has held up; max
+  is the longest that one query took itself. All are of the time that the database is closed; quiet is the same reader
+  before the change.
 - a watcher looks at pg_locks every few ms. What is printed is the most that a lock can have lasted, from the
   sample before the first that has it to the sample after the last: too long by up to two gaps between samples. (All of
   them together are given as least..most.) One shorter than a gap may be missed: its step's own time says how much that
@@ -28,6 +29,7 @@ import gc
 import itertools
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -122,6 +124,29 @@ LOCKS = """
 """
 
 
+LOGGED = re.compile(r"duration: ([\d.]+) ms  (?:statement|execute [^:]*): (.*(?:\n\t.*)*)")
+LONG = 50  # milliseconds of a statement of the change that the server's log is asked for
+
+
+class Read(NamedTuple):
+    """A query: when it was due, sent and answered, Unix times; `began` is later than `due` behind one that waited."""
+
+    due: float
+    began: float
+    ended: float
+    name: str
+
+    @property
+    def late(self) -> float:
+        """Seconds from when it was due."""
+        return self.ended - self.due
+
+    @property
+    def own(self) -> float:
+        """Seconds that it took itself."""
+        return self.ended - self.began
+
+
 class Held(NamedTuple):
     """ACCESS EXCLUSIVE in one transaction, and on which tables; Unix times of the samples around and with it."""
 
@@ -155,10 +180,10 @@ class Stretch(NamedTuple):
 
 
 def read(dsn: str, counts: dict[str, int], pipe: Pipe) -> None:
-    """Asks on time until told to stop; sends a list of (due, seconds, which), by Unix time."""
+    """Asks on time until told to stop; sends a list of what was read."""
     gc.disable()
     queries = list(READS.items())
-    made: list[tuple[float, float, str]] = []
+    made: list[Read] = []
     state = 1
     with psycopg.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
         connection.execute("SET application_name = 'bench reader'")
@@ -168,8 +193,9 @@ def read(dsn: str, counts: dict[str, int], pipe: Pipe) -> None:
             state = state * 6364136223846793005 + 1442695040888963407 & (1 << 64) - 1
             number = (state >> 33) % counts["task"] + 1
             text = query.format(n=number, assets=counts["asset"], o_n=ORGANISATIONS)
+            began = time.time()
             connection.execute(text.encode()).fetchall()
-            made.append((due, time.time() - due, name))
+            made.append(Read(due, began, time.time(), name))
             due += EVERY
             wait = due - time.time()
             if wait > 0:
@@ -260,23 +286,32 @@ class Told:
 class Changed(NamedTuple):
     name: str
     planned: float
-    closed: float
+    counted: float
     steps: float
+    verified: float
     total: float
     held: list[Held]
     stretches: list[Stretch]
-    quiet: list[float]
-    reads: list[tuple[float, float, str]]
+    quiet: list[Read]
+    reads: list[Read]
     gap: float
     typical_gap: float
     waits: int
+    statements: list[tuple[float, str]]
     load: float
+
+    @property
+    def closed(self) -> float:
+        """Seconds closed to writers."""
+        return self.counted + self.steps + self.verified
 
 
 def measure(
     name: str, chosen: settings.Settings, database: Database, wish: Wish, dsn: str, counts: dict[str, int]
 ) -> Changed:
     told = Told()
+    log = server.status(chosen.data_dir).log
+    since = sizes(log)
     with beside(read, dsn, counts) as reading, beside(watch, dsn) as watching:
         # The processes start, and the reader has the database for itself for a while.
         time.sleep(BASELINE + 2.0)
@@ -285,22 +320,23 @@ def measure(
         ended = time.time()
     held, times = watching[0]
     closing = next(at for at, sentence in told.said if sentence.startswith("Closing"))
-    reads = [one for one in reading[0] if one[0] + one[1] >= closing and one[0] <= ended]
-    quiet = [seconds for due, seconds, _ in reading[0] if due < began]
+    first, last = told.stretches[0].start, told.stretches[-1].end
     gaps = sorted(b - a for a, b in itertools.pairwise(times) if closing <= b <= ended)
     return Changed(
         name=name,
         planned=closing - began,
-        closed=ended - closing,
-        steps=told.stretches[-1].end - told.stretches[0].start if told.stretches else 0.0,
+        counted=first - closing,
+        steps=last - first,
+        verified=ended - last,
         total=ended - began,
         held=[one for one in held if one.first < ended and one.last > closing],
         stretches=told.stretches,
-        quiet=quiet,
-        reads=reads,
+        quiet=[one for one in reading[0] if one.ended < began],
+        reads=[one for one in reading[0] if one.ended >= closing and one.due <= ended],
         gap=gaps[-1] if gaps else 0.0,
         typical_gap=part(gaps, 0.5),
         waits=told.waits,
+        statements=slow(log, since),
         load=os.getloadavg()[0],
     )
 
@@ -332,6 +368,7 @@ def build(database: Database, key: Path, admin: str, rows: int) -> dict[str, int
             "INSERT INTO organisation (id, code, name) SELECT n, 'o' || n, 'Organisation ' || n"
             f" FROM generate_series(1, {ORGANISATIONS}) n"
         )
+        connection.execute(f"ALTER ROLE kat_owner SET log_min_duration_statement = {LONG}".encode())
         for table, count in counts.items():
             text = FILL[table].format(
                 o=f"(n % {ORGANISATIONS}) + 1",
@@ -389,6 +426,22 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def sizes(folder: Path) -> dict[Path, int]:
+    """The server's logs, and how long each is."""
+    return {path: path.stat().st_size for path in folder.glob("*.log")}
+
+
+def slow(folder: Path, since: dict[Path, int]) -> list[tuple[float, str]]:
+    """What the server's logs say since then of statements that took long: their seconds and texts."""
+    found = []
+    for path in sizes(folder):
+        with path.open("rb") as file:
+            file.seek(since.get(path, 0))
+            for taken, statement in LOGGED.findall(file.read().decode(errors="replace")):
+                found.append((float(taken) / 1000, " ".join(statement.split())))
+    return found
+
+
 # -- what is printed ------------------------------------------------------------------------------------------------
 
 CHANGES = (
@@ -396,7 +449,9 @@ CHANGES = (
     ("total s", 8),
     ("plan s", 7),
     ("closed s", 8),
-    ("steps s", 8),
+    ("count s", 7),
+    ("steps s", 7),
+    ("verify s", 8),
     ("locks", 5),
     ("all s", 12),
     ("max ms", 8),
@@ -419,21 +474,23 @@ def line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
 
 
 def cells(one: Changed, dump: float) -> list[str]:
-    seconds = [read[1] for read in one.reads]
+    late, quiet = [each.late for each in one.reads], [each.late for each in one.quiet]
     return [
         one.name,
         f"{one.total:.2f}",
         f"{one.planned:.2f}",
         f"{one.closed:.2f}",
+        f"{one.counted:.2f}",
         f"{one.steps:.2f}",
+        f"{one.verified:.2f}",
         str(len(one.held)),
         f"{sum(held.least for held in one.held):.2f}..{sum(held.most for held in one.held):.2f}",
         ms(max((held.most for held in one.held), default=0.0)),
-        ms(part(seconds, 0.5)),
-        ms(part(seconds, 0.99)),
-        ms(max(seconds, default=0.0)),
-        ms(part(one.quiet, 0.99)),
-        ms(max(one.quiet, default=0.0)),
+        ms(part(late, 0.5)),
+        ms(part(late, 0.99)),
+        ms(max((each.own for each in one.reads), default=0.0)),
+        ms(part(quiet, 0.99)),
+        ms(max((each.own for each in one.quiet), default=0.0)),
         f"{ms(one.typical_gap)}..{ms(one.gap)}",
         f"{one.load:.1f}",
         f"{one.total / dump:.2f}",
@@ -456,7 +513,7 @@ def steps(one: Changed, most: int) -> Iterator[str]:
         locks[ends[place]] += held.most
         names[ends[place]].update(held.tables)
     for each in sorted(ends, key=lambda each: each.start - each.end)[:most]:
-        waits = [seconds for due, seconds, _ in one.reads if due < each.end and due + seconds > each.start]
+        waits = [read.own for read in one.reads if read.began < each.end and read.ended > each.start]
         said = ", ".join(sorted(names[each])) or "no lock seen"
         yield (
             f"    {ms(each.end - each.start):>8} ms | lock {ms(locks[each]):>8} ms | reader"
@@ -466,10 +523,13 @@ def steps(one: Changed, most: int) -> Iterator[str]:
 
 def report(changes: Sequence[Changed], dumped: Sequence[tuple[str, float, int]], most: int) -> None:
     plain = dumped[0][1]
-    print("Times in seconds or ms as headed; locks: ACCESS EXCLUSIVE on tables that were there; reader: while closed.")
+    print(
+        "closed = count + steps + verify; locks, all, max: ACCESS EXCLUSIVE on tables that were there; p50, p99, max:"
+    )
+    print("the reader while closed; gap: median..longest between samples of the locks; total/dump: to plain pg_dump.")
     print(line([name for name, _ in CHANGES], CHANGES))
     aims = ["aim"] + [""] * (len(CHANGES) - 1)
-    aims[6], aims[7], aims[9] = f"<= {AIM_LOCKS:g}", f"<= {ms(AIM_LOCK)}", f"<= {ms(AIM_READER)}"
+    aims[8], aims[9], aims[11] = f"<= {AIM_LOCKS:g}", f"<= {ms(AIM_LOCK)}", f"<= {ms(AIM_READER)}"
     print(line(aims, CHANGES))
     for one in changes:
         print(line(cells(one, plain), CHANGES))
@@ -477,9 +537,12 @@ def report(changes: Sequence[Changed], dumped: Sequence[tuple[str, float, int]],
         waited = f", {one.waits} tries for a lock given up and repeated" if one.waits else ""
         print(f"\nLongest steps of the {one.name} ({len(one.stretches)} steps{waited}):")
         print("\n".join(steps(one, most)))
-        due, seconds, name = max(one.reads, key=lambda each: each[1])
-        during = next((s.label for s in one.stretches if s.start <= due + seconds and s.end >= due), "no step")
-        print(f"    longest wait of the reader: {ms(seconds)} ms, {name}, due during {during}")
+        print("    longest statements of it, as the server says:")
+        for seconds, statement in sorted(one.statements, reverse=True)[:most]:
+            print(f"    {ms(seconds):>8} ms | {statement[:140]}")
+        worst = max(one.reads, key=lambda each: each.own)
+        during = next((s.label for s in one.stretches if s.start <= worst.ended and s.end >= worst.began), "no step")
+        print(f"    longest query of the reader: {ms(worst.own)} ms, {worst.name}, during {during}")
     print()
     table = (("the same database", 30), ("seconds", 9), ("MB", 8), ("/ plain dump", 12), ("aim", 6))
     print(line([name for name, _ in table], table))
