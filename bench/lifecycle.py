@@ -575,6 +575,8 @@ def main() -> None:
         database = Database({role: running.dsn(role) for role in ROLES}, login=True)
         began = time.monotonic()
         counts = build(database, migrate.key_path(chosen), admin, rows)
+        # Sessions from now on have what `build` has set for the role.
+        database.engine("kat_owner").dispose()
         filled = time.monotonic() - began
         with psycopg.connect(admin) as connection:
             found = connection.execute("SELECT pg_database_size(current_database())").fetchone()
