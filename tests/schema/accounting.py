@@ -30,6 +30,10 @@ def keyed(listed: list[Row], key: list[str]) -> dict[tuple[Any, ...], Row]:
     return {tuple(row[name] for name in key): row for row in listed}
 
 
+def _keyed_where(listed: list[Row], key: list[str]) -> dict[tuple[Any, ...], Row]:
+    return keyed([row for row in listed if set(key) <= row.keys()], key)
+
+
 @dataclass
 class Story:
     """The rows of every table before, in the other release (as they came there, and as it left them), and after."""
@@ -40,6 +44,7 @@ class Story:
     there: Rows
     written: Sequence[Rows]  # after each of its writes
     after: Rows
+    further: Sequence[Sequence[Rows]] = ()  # what releases further on wrote, each in its turn
 
     def late(self) -> Rows:
         """As the other release left them."""
@@ -79,9 +84,12 @@ def _account_keyed(story: Story, records: Records, table: str, key: list[str]) -
         for name, column in shape.columns.items()
         if column.generated is None and (name not in other.columns or other.columns[name].generated is not None)
     ]
-    seen = [keyed(one.get(table, []), key) for one in (story.there, *story.written)]
     changed = {
-        k for one, other_ in itertools.pairwise(seen) for k in one.keys() | other_.keys() if one.get(k) != other_.get(k)
+        k
+        for seen in ((story.there, *story.written), *story.further)
+        for one, next_ in itertools.pairwise([_keyed_where(each.get(table, []), key) for each in seen])
+        for k in one.keys() | next_.keys()
+        if one.get(k) != next_.get(k)
     }
     if told_keys:
         _account_records(records, table, shape, key, parked, was, mid, late, changed)

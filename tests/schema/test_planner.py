@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 from ways import as_release, execute, go, planned, rows, same
 
-from kattegat.schema import ledger, scratch, snapshot
+from kattegat.schema import ledger, planner, scratch, snapshot
 from kattegat.schema.hints import Hints, Refresh
 
 
@@ -29,11 +29,13 @@ PAIRS = {
         "CREATE TABLE t (id int PRIMARY KEY)",
     ),
     "column with index and check": (
-        "CREATE TABLE t (id int PRIMARY KEY, a text, CONSTRAINT a_short CHECK (char_length(a) < 5)); CREATE INDEX ta ON t (a, id)",
+        "CREATE TABLE t (id int PRIMARY KEY, a text, CONSTRAINT a_short CHECK (char_length(a) < 5)); CREATE"
+        " INDEX ta ON t (a, id)",
         "CREATE TABLE t (id int PRIMARY KEY)",
     ),
     "table with foreign keys": (
-        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p ON DELETE CASCADE)",
+        "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY, p int REFERENCES p ON"
+        " DELETE CASCADE)",
         "CREATE TABLE t (id int PRIMARY KEY)",
     ),
     "child table": (
@@ -76,7 +78,8 @@ PAIRS = {
         "CREATE INDEX ta ON t (id) WHERE a = 'a'",
     ),
     "enum becomes text": (
-        "CREATE TYPE mood AS ENUM ('a', 'bb', 'ccc'); CREATE TABLE t (id int PRIMARY KEY, a mood DEFAULT 'a', b mood[])",
+        "CREATE TYPE mood AS ENUM ('a', 'bb', 'ccc'); CREATE TABLE t (id int PRIMARY KEY, a mood DEFAULT 'a',"
+        " b mood[])",
         "CREATE TABLE t (id int PRIMARY KEY, a text, b text[])",
     ),
     "enum with parked column": (
@@ -108,7 +111,8 @@ PAIRS = {
         "CREATE VIEW w AS SELECT a FROM v; CREATE FUNCTION f(text) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 1';"
         "CREATE INDEX ft ON t (f(b))",
         "CREATE TABLE t (id int PRIMARY KEY, b text); CREATE VIEW v AS SELECT id FROM t;"
-        "CREATE FUNCTION f(text) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT 2::bigint'; CREATE INDEX ft ON t (f(b))",
+        "CREATE FUNCTION f(text) RETURNS bigint IMMUTABLE LANGUAGE sql AS 'SELECT 2::bigint'; CREATE INDEX ft"
+        " ON t (f(b))",
     ),
     "trigger and policy": (
         "CREATE TABLE t (id int PRIMARY KEY, a text, b text); CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS"
@@ -293,7 +297,8 @@ def test_renames(connection: Connection) -> None:
     execute(
         connection,
         [
-            "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE fresh (id int PRIMARY KEY, p int REFERENCES p, b text CHECK (b <> ''));"
+            "CREATE TABLE p (id int PRIMARY KEY); CREATE TABLE fresh (id int PRIMARY KEY, p int REFERENCES p,"
+            " b text CHECK (b <> ''));"
             "CREATE INDEX i ON fresh (b); CREATE VIEW v AS SELECT b FROM fresh"
         ],
     )
@@ -301,7 +306,8 @@ def test_renames(connection: Connection) -> None:
     execute(
         connection,
         [
-            "DROP TABLE fresh CASCADE; CREATE TABLE old (id int PRIMARY KEY, p int REFERENCES p, a text CHECK (a <> ''));"
+            "DROP TABLE fresh CASCADE; CREATE TABLE old (id int PRIMARY KEY, p int REFERENCES p, a text CHECK"
+            " (a <> ''));"
             "CREATE INDEX i ON old (a); CREATE VIEW v AS SELECT a AS b FROM old; INSERT INTO old VALUES (1, NULL, 'x')"
         ],
     )
@@ -362,3 +368,80 @@ def test_set_aside_rows_take_along_those_that_refer_to_them(connection: Connecti
     assert [row["id"] for row in rows(connection, target.tables)["public.c"]] == ["3"]
     go(connection, way.reverse())
     assert rows(connection, source.tables) == before
+
+
+def test_renames_of_names_in_quotes(connection: Connection) -> None:
+    newer = """
+        CREATE TABLE "Old table" (id int PRIMARY KEY, "a b" text CHECK ("a b" <> 'the a b of "Old table"'), open text
+            CHECK (open <> 'open'), n bigint GENERATED ALWAYS AS (id * 2) STORED);
+        CREATE TABLE child (id serial PRIMARY KEY, p int REFERENCES "Old table" ON DELETE CASCADE);
+        CREATE INDEX one ON "Old table" (lower("a b"), open) WHERE open <> 'open';
+        CREATE SEQUENCE counted OWNED BY "Old table".id;
+        CREATE VIEW seen AS SELECT o."a b", o.open FROM "Old table" o JOIN child ON child.p = o.id;
+        CREATE FUNCTION numbers() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count("a b") FROM "Old table"; END;
+        INSERT INTO "Old table" (id, "a b", open) VALUES (1, 'x', 'y'), (2, NULL, NULL);
+        INSERT INTO child (p) VALUES (1), (2), (1);
+        CREATE POLICY own ON "Old table" USING ("a b" = 'a b');
+        ALTER TABLE "Old table" ENABLE ROW LEVEL SECURITY; ALTER TABLE "Old table" FORCE ROW LEVEL SECURITY
+    """
+    renames = [
+        """ALTER TABLE "Old table" RENAME TO "user"; ALTER TABLE "user" RENAME "a b" TO "order";"""
+        """ ALTER TABLE "user" RENAME open TO "Shut"; ALTER TABLE "user" ALTER "Shut" SET NOT NULL"""
+    ]
+    with connection.begin_nested() as point:
+        execute(connection, [newer, 'ALTER TABLE "Old table" NO FORCE ROW LEVEL SECURITY', "DELETE FROM child"])
+        execute(connection, ['DELETE FROM "Old table"', 'ALTER TABLE "Old table" FORCE ROW LEVEL SECURITY', *renames])
+        target = snapshot.read(connection)
+        point.rollback()
+    execute(connection, [newer])
+    source = snapshot.read(connection)
+    connection.exec_driver_sql("RESET ROLE")
+    before = rows(connection, source.tables)
+    hints = Hints(
+        tables={"public.Old table": "public.user"},
+        columns={"public.user.a b": "order", "public.user.open": "Shut"},
+    )
+    way = planned(connection, target, hints)
+    assert [step.kind for step in way.steps if "rename" in step.kind] == [
+        "rename table",
+        "rename column",
+        "rename column",
+    ]
+    go(connection, way)
+    same(connection, target)
+    assert [row["order"] for row in rows(connection, target.tables)["public.user"]] == ["x"]
+    go(connection, way.reverse())
+    same(connection, source)
+    assert rows(connection, source.tables) == before
+
+
+def test_renames_that_would_clash(connection: Connection) -> None:
+    execute(connection, ["CREATE TABLE a (x int, y int); CREATE TABLE b (x int)"])
+    shape = snapshot.read(connection)
+    with pytest.raises(planner.CannotPlanError, match="b, which is there already"):
+        planned(connection, shape, Hints(tables={"public.a": "public.b"}))
+    with pytest.raises(planner.CannotPlanError, match="to y, which is there already"):
+        planned(connection, shape, Hints(columns={"public.a.x": "y"}))
+
+
+def test_many_columns_and_long_names(connection: Connection) -> None:
+    long = [f"{'é' * 29}_{number:03}" for number in range(220)]
+    columns = ", ".join(f"\"{name}\" text DEFAULT '%s {number}'" for number, name in enumerate(long))
+    table = "ü" * 31
+    execute(connection, [f'CREATE TABLE "{table}" (id int PRIMARY KEY)'])
+    target = snapshot.read(connection)
+    execute(connection, [f'DROP TABLE "{table}"', f'CREATE TABLE "{table}" (id int PRIMARY KEY, {columns})'])
+    source = snapshot.read(connection)
+    execute(connection, [f'INSERT INTO "{table}" SELECT n FROM generate_series(1, 3) AS n'])
+    before = rows(connection, source.tables)
+    way = planned(connection, target)
+    go(connection, way)
+    same(connection, target)
+    execute(connection, [f'UPDATE "{table}" SET id = 30 WHERE id = 3', f'DELETE FROM "{table}" WHERE id = 2'])
+    go(connection, way.reverse())
+    same(connection, source)
+    after = {row["id"]: row for row in rows(connection, source.tables)[f"public.{table}"]}
+    was = {row["id"]: row for row in before[f"public.{table}"]}
+    assert after == {"1": was["1"], "30": {**was["3"], "id": "30"}}
+    kept = connection.execute(text("SELECT act, contents FROM parked.touched ORDER BY id")).all()
+    assert [(each.act, len(each.contents)) for each in kept] == [("U", 221), ("D", 221)]

@@ -195,11 +195,10 @@ def chain(place: scratch.Scratch, shapes: list[Snapshot], data: st.DataObject) -
                 same(connection, known[number])
                 after = rows(connection, known[number].tables)
                 there = came[number + 1]
-                account(
-                    connection,
-                    Story(known[number], known[number + 1], left[number][-1], there, left[number + 1], after),
-                )
-                left[number] = write(connection, shapes[number], known[number], data)
+                onward = [[came[n], *left[n]] for n in range(number + 1, len(left))]
+                told = Story(known[number], known[number + 1], left[number][-1], there, left[number + 1], after, onward)
+                account(connection, told)
+                left[number] += [after, *write(connection, shapes[number], known[number], data)]
         except AssertionError:
             for way in ways:
                 print(json.dumps([f"{step.kind} {step.target}" for step in way.steps], indent=1))

@@ -15,7 +15,7 @@ from kattegat.schema import way
 from kattegat.schema.draft import Draft
 from kattegat.schema.hints import DataStep, Hints, Refresh
 from kattegat.schema.ledger import Entry
-from kattegat.schema.renaming import renamed
+from kattegat.schema.renaming import clashes, renamed
 from kattegat.schema.shape import Snapshot
 from kattegat.schema.steps import Plan
 
@@ -55,6 +55,8 @@ def plan(
     `AnswerNeededError`.
     """
     given = hints or Hints()
+    if reasons := clashes(source, given.tables, given.columns):
+        raise CannotPlanError(reasons)
     draft = Draft(renamed(source, given.tables, given.columns), target, parked, given, rows or {}, first_id)
     way.go(draft)
     if draft.reasons:

@@ -11,6 +11,7 @@ from kattegat.schema.comparison import Comparison, definition, functions_in_orde
 from kattegat.schema.conversions import alter_type
 from kattegat.schema.dependents import mentions
 from kattegat.schema.draft import Draft, data_step
+from kattegat.schema.renaming import split
 from kattegat.schema.shape import Snapshot, Table
 from kattegat.schema.values import place_values
 
@@ -146,7 +147,7 @@ def values(draft: Draft, diff: Comparison) -> None:
     for step in draft.hints.after:
         data_step(draft, step, parked=True)
     for path, values in sorted(draft.hints.place.items()):
-        table, _, name = path.rpartition(".")
+        table, name = split(path, diff.theirs.tables)
         if table in diff.common and name in diff.theirs.tables[table].columns:
             place_values(draft, table, name, diff.theirs.tables[table].columns[name], values)
     for table in diff.common:

@@ -10,6 +10,7 @@ from kattegat.schema import columns, ddl, dependents, nulls, relations
 from kattegat.schema.comparison import Comparison, functions_in_order
 from kattegat.schema.dependents import mentions
 from kattegat.schema.draft import Draft, away, home, note, returned
+from kattegat.schema.renaming import split
 from kattegat.schema.shape import Column, Table
 from kattegat.schema.staying import stay, twin, twin_index
 
@@ -33,7 +34,7 @@ def rename(draft: Draft) -> None:
             tables=[old],
         )
     for path, new in draft.hints.columns.items():
-        table, _, old = path.rpartition(".")
+        table, old = split(path, draft.source.tables)
         if table not in draft.source.tables or new not in draft.source.tables[table].columns:
             continue
         place = ddl.name(table)
