@@ -180,6 +180,8 @@ def _plain(value: Any, type_: str) -> str:
     found = {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
     if type_.startswith("timestamp"):
         found = found.replace("T", " ").removesuffix(":00") if "T" in found else found
+    if type_ == "inet":
+        found = found.removesuffix("/128" if ":" in found else "/32")
     return found.rstrip() if type_.startswith("character(") else found
 
 

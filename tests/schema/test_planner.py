@@ -445,3 +445,31 @@ def test_many_columns_and_long_names(connection: Connection) -> None:
     assert after == {"1": was["1"], "30": {**was["3"], "id": "30"}}
     kept = connection.execute(text("SELECT act, contents FROM parked.touched ORDER BY id")).all()
     assert [(each.act, len(each.contents)) for each in kept] == [("U", 221), ("D", 221)]
+
+
+def test_forced_policies_hide_nothing_from_a_change(connection: Connection) -> None:
+    newer = """
+        CREATE TABLE p (id int PRIMARY KEY, n bigint);
+        CREATE TABLE c (id int PRIMARY KEY, p int, CONSTRAINT cp FOREIGN KEY (p) REFERENCES p);
+        INSERT INTO p VALUES (1, 3000000000), (2, 2), (3, 3); INSERT INTO c VALUES (1, 1), (2, 2), (3, 3);
+        CREATE POLICY nobody ON p USING (false); CREATE POLICY nobody ON c USING (false);
+        ALTER TABLE p ENABLE ROW LEVEL SECURITY; ALTER TABLE p FORCE ROW LEVEL SECURITY;
+        ALTER TABLE c ENABLE ROW LEVEL SECURITY; ALTER TABLE c FORCE ROW LEVEL SECURITY
+    """
+    with connection.begin_nested() as point:
+        execute(connection, [newer, "ALTER TABLE c DROP CONSTRAINT cp", "ALTER TABLE p ALTER n TYPE int USING 1"])
+        target = snapshot.read(connection)
+        point.rollback()
+    execute(connection, [newer])
+    source = snapshot.read(connection)
+    connection.exec_driver_sql("RESET ROLE")
+    before = rows(connection, source.tables)
+    way = planned(connection, target)
+    go(connection, way)
+    same(connection, target)
+    found = rows(connection, target.tables)
+    assert [row["n"] for row in found["public.p"]] == ["2", "3"]
+    assert len(found["public.c"]) == 3
+    go(connection, way.reverse())
+    same(connection, source)
+    assert rows(connection, source.tables) == before

@@ -180,6 +180,8 @@ def _aside_constraint(draft: Draft, entry: int, table: str, name: str, shape: Co
         )
         held = " AND ".join(f"{part} IS NOT NULL" for part in parts)
         parent = ddl.name(shape.references or "")
+        # Parents that its policies hid would be taken for missing.
+        draft.moved.add(shape.references or "")
         condition = f"{held} AND NOT EXISTS (SELECT 1 FROM {parent} AS p WHERE {same})"  # noqa: S608
         # A set-aside row may have been the one that others refer to by the very same key: until nothing changes.
         draft.foreign_keys[table, name] = shape
