@@ -2,7 +2,7 @@
 
 A release is the newest commit whose subject begins with `Release X.Y.Z:`; which there are is said by
 `kattegat/lifecycle/releases.toml`. The newest of them is the checkout itself. Each gets a folder whose `src` comes
-first on PYTHONPATH, with a dist-info beside the package, so that `importlib.metadata` tells the version of that release.
+first on PYTHONPATH, with a dist-info beside the package, so that `importlib.metadata` tells that release's version.
 """
 
 from __future__ import annotations

@@ -18,7 +18,14 @@ from kattegat.schema.shape import Snapshot, Table
 from kattegat.store import revisions
 
 # Where a release's own code reads more than the type says: what it would write there itself, as far as it goes.
-VALUES = {"public.task.payload": ("{}", '{"requested_by": "100% \\"ü 🐚\\"", "more": {"b": [1, null, true]}}')}
+VALUES = {
+    # A process that was heard from just now, or will be, is in the way of a change by plain Alembic.
+    "public.process.seen_at": ("2001-02-03T04:05:06.789012+00:00", "2002-02-03T04:05:06+00:00"),
+    "public.runner.tools": ("{}", '{"nmap": "7.94 ü 🐚"}'),
+    "public.runner.labels": ("[]", '["a label", "ü 🐚"]'),
+    "public.runner.scope": ("{}",),
+    "public.task.payload": ("{}", '{"requested_by": "100% \\"ü 🐚\\"", "more": {"b": [1, null, true]}}'),
+}
 
 Row = dict[str, str | None]
 Key = tuple[str | None, ...]
@@ -338,6 +345,8 @@ def _table(
         for column, other in called.items():
             if here[column] == row[other] or shape.columns[column].generated is not None:
                 continue
+            if key in came and came[key][other] == row[other] and key in was and was[key][column] == here[column]:
+                continue  # what stood in its place there was not touched
             if not records.value_aside({column, other}, row[other]):
                 yield f"{key}: {column} was left as {row[other]!r}, and is {here[column]!r}"[:900]
 
