@@ -160,10 +160,12 @@ def requests(conn: Connection, columns: str) -> dict[int, tuple[str, ...]]:
 
 
 def test_0004_names_the_blocklist_and_labels_runners(empty: Database) -> None:
-    to(empty, "0003")
+    to(empty, "0001")
     with empty.begin("kat_owner") as conn:
         partition.ensure(conn)
         seed(conn)
+    to(empty, "0003")
+    with empty.begin("kat_owner") as conn:
         conn.execute(text("INSERT INTO blocked (what, reason, set_by) VALUES ('example.org', 'theirs', 'piet')"))
         conn.execute(
             text("INSERT INTO runner (name, token_hash, vantage) VALUES ('a', 'x', 'dmz'), ('b', 'y', 'internet')")
