@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import Connection, text
+from ways import as_release, execute, go, planned, rows, same
 
 from kattegat.schema import ledger, scratch, snapshot
 from kattegat.schema.hints import Hints, Refresh
-from ways import as_release, execute, go, planned, rows, same
 
 
 @pytest.fixture
@@ -271,7 +271,10 @@ def test_split_column(connection: Connection) -> None:
         "Alan Turing",
         "Grace",
     ]
-    execute(connection, ["UPDATE t SET name = 'Ada King' WHERE id = 1", "INSERT INTO t (id, name) VALUES (4, 'Edsger Dijkstra')"])
+    execute(
+        connection,
+        ["UPDATE t SET name = 'Ada King' WHERE id = 1", "INSERT INTO t (id, name) VALUES (4, 'Edsger Dijkstra')"],
+    )
     go(connection, way.reverse())
     same(connection, newer)
     assert {row["id"]: (row["first"], row["last"]) for row in rows(connection, newer.tables)["public.t"]} == {

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from strategies import values_of
-from ways import as_change, as_release, execute, go, partition, planned, rows, same
+from ways import as_change, as_release, execute, go, partition, planned, rows, same, unprepared
 
 from kattegat.schema import ddl, ledger, planner, scratch, snapshot
 from kattegat.schema.hints import Hints
@@ -114,6 +114,7 @@ def back(connection: Connection, way: Plan, source: Snapshot, typed: Snapshot, a
 
 def there_and_back(place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], data: st.DataObject) -> None:
     with place.engine.connect() as connection:
+        unprepared(connection)
         connection.exec_driver_sql("SET ROLE kat_owner")
         ledger.install(connection)
         target = shape_of(connection, pair[1])
@@ -145,6 +146,10 @@ def there_and_back(place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], data
             go(connection, way)
             same(connection, target)
             assert rows(connection, target.tables) == there
+            if way.steps:
+                undone(connection, way.reverse(), data.draw(st.integers(1, len(way.steps))))
+                same(connection, target)
+                assert rows(connection, target.tables) == there
             written = write(connection, pair[1], target, data)
             if back(connection, way, source, pair[0], data.draw(st.booleans())) is None:
                 return
@@ -160,6 +165,7 @@ def there_and_back(place: scratch.Scratch, pair: tuple[Snapshot, Snapshot], data
 def chain(place: scratch.Scratch, shapes: list[Snapshot], data: st.DataObject) -> None:
     """From one shape to the next and the next, writing at each, and back again: every row is accounted for at each."""
     with place.engine.connect() as connection:
+        unprepared(connection)
         connection.exec_driver_sql("SET ROLE kat_owner")
         ledger.install(connection)
         known = [shape_of(connection, shape) for shape in shapes[1:]]

@@ -22,6 +22,12 @@ def execute(connection: Connection, statements: Iterable[str]) -> None:
             raise AssertionError(f"{problem}\n--- in\n{sql}") from problem
 
 
+def unprepared(connection: Connection) -> None:
+    """The same question is put again and again while the columns' types change, which no prepared statement bears."""
+    driver: Any = connection.connection.driver_connection
+    driver.prepare_threshold = None
+
+
 def as_change(connection: Connection) -> None:
     """The session settings of a change of release, which is made by the owner: no superuser."""
     execute(connection, ["SET ROLE kat_owner", "SET search_path = ''", "SET kat.change = 'on'", "SET TimeZone = 'UTC'"])

@@ -243,7 +243,7 @@ def add_generated(draft: Draft, table: str, name: str, shape: Column) -> None:
 
 
 def _computed(draft: Draft, table: str, name: str, shape: Column) -> tuple[list[str], list[str]]:
-    """SQL that adds a generated column, and SQL that drops it; rows for which it may not be empty and is are set aside."""
+    """SQL that adds a generated column, and SQL that drops it; rows without what they must have are set aside."""
     drop = f"ALTER TABLE {ddl.name(table)} DROP COLUMN {ddl.ident(name)}"
     if not shape.not_null:
         return [ddl.add_column(table, name, shape)], [drop]

@@ -80,13 +80,24 @@ class Comparison:
             }
         for table in self.leaving:
             self.affected[table] = set()
+        # One whose body PostgreSQL follows into tables would hold these fast where it lies parked.
+        self.gone_functions = {
+            name
+            for name, shape in self.mine.functions.items()
+            if name not in self.theirs.functions
+            and any(use.rpartition(".")[0] in self.mine.tables or use in self.mine.tables for use in shape.uses)
+            and not mentions(name, list(self.mine.tables))
+        }
         while True:
             functions = {
                 name
                 for name, shape in self.mine.functions.items()
                 if name not in self.gone_functions
-                and name in self.theirs.functions
-                and self._function_goes(name, shape)
+                and (
+                    self._function_goes(name, shape)
+                    if name in self.theirs.functions
+                    else set(shape.uses) & self.gone_functions
+                )
             }
             self.gone_functions |= functions
             generated = 0
@@ -152,6 +163,15 @@ class Comparison:
             for name in sorted(mine.keys() & theirs.keys() - self.affected[table]):
                 if mine[name].generated is not None and theirs[name].generated is not None:
                     yield table, name, mine[name], theirs[name]
+
+    def leaves_its_type(self, mine: Column, theirs: Column) -> bool:
+        """Whether a column gives up a type that changes, for one that is there already: while the former form is."""
+        coming = [*self.changed_types, *(self.wanted_types.keys() - self.types.keys())]
+        return (
+            mine.type != theirs.type
+            and any(is_of(mine.type, one) for one in self.changed_types)
+            and not any(is_of(theirs.type, one) for one in coming)
+        )
 
     def default_goes(self, table: str, name: str) -> bool:
         """Whether a default has to go before its column, type or function changes. A parked column's goes with it."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection
 
 from kattegat.schema import ddl
-from kattegat.schema.draft import BUILD, READ, Draft
+from kattegat.schema.draft import BUILD, READ, Draft, where_constraint
 from kattegat.schema.shape import Constraint, Function, Index, Policy, Trigger, View
 
 
@@ -33,16 +33,30 @@ def take_off_constraint(draft: Draft, table: str, name: str, shape: Constraint) 
     # On the way back in two steps: what takes long is done without keeping readers waiting.
     first, second = _in_two(draft, table, name, shape)
     count = draft.rows(table)
-    draft.add("take off constraint", f"{table}.{name}", f"the {shape.kind} {name} of {table} is taken off",
-              [ddl.drop_constraint(table, name)], second,
-              undo_words=f"every row of {table} is checked against the {shape.kind} {name}",
-              tables=_locked(table, shape), undo_scans=count / READ)  # fmt: skip
-    if aside or first:
-        draft.add("take rows back", f"{table}.{name}",
-                  f"rows of {table} once set aside for the {shape.kind} {name} come back",
-                  [f"SELECT parked.take_back({entry})"] if aside else [], [*aside, *first],
-                  undo_words=f"rows of {table} that do not hold to the {shape.kind} {name} are set aside",
+    words = f"the {shape.kind} {name} of {table} is taken off"
+    if second:
+        # What comes first here is the end of the way back; broken off in between, it finds nothing to do.
+        draft.add("take off constraint later", f"{table}.{name}",
+                  f"the {shape.kind} {name} of {table} will be proven on the way back", [], second,
+                  undo_words=f"every row of {table} is checked against the {shape.kind} {name}",
+                  lock="SHARE UPDATE EXCLUSIVE" if shape.kind in ("check", "foreign key") else "ACCESS EXCLUSIVE",
                   tables=_locked(table, shape), undo_scans=count / READ)  # fmt: skip
+    drop = [ddl.drop_constraint(table, name)]
+    if second and shape.kind in ("primary key", "unique"):
+        # Broken off on the way back, there may be its index alone.
+        drop = _drop_key(table, name)
+    back = [f"SELECT parked.take_back({entry})"] if aside else []
+    draft.add("take off constraint", f"{table}.{name}", words, [*drop, *back],
+              [*aside, *first],
+              undo_words=f"rows of {table} that do not hold to the {shape.kind} {name} are set aside",
+              tables=_locked(table, shape), undo_scans=count / READ)  # fmt: skip
+
+
+def _drop_key(table: str, name: str) -> list[str]:
+    return [
+        f"ALTER TABLE {ddl.name(table)} DROP CONSTRAINT IF EXISTS {ddl.ident(name)}",
+        f"DROP INDEX IF EXISTS {ddl.beside(table, name)}",
+    ]
 
 
 def _in_two(draft: Draft, table: str, name: str, shape: Constraint) -> tuple[list[str], list[str]]:
@@ -54,8 +68,8 @@ def _in_two(draft: Draft, table: str, name: str, shape: Constraint) -> tuple[lis
         return [ddl.add_constraint(table, name, shape, not_valid=True)], look
     if shape.kind in ("primary key", "unique") and not partitioned:
         build, attach = _by_index(table, name, shape)
-        return [build], [attach]
-    return [], [ddl.add_constraint(table, name, shape)]
+        return [build], [where_constraint(table, name, False, attach)]
+    return [ddl.add_constraint(table, name, shape, not_valid=not shape.valid)], []
 
 
 def put_on_constraint(draft: Draft, table: str, name: str, shape: Constraint) -> None:
@@ -98,10 +112,11 @@ def put_on_constraint(draft: Draft, table: str, name: str, shape: Constraint) ->
         # Built first and attached then: readers wait for the second only, which is short.
         build, attach = _by_index(table, name, shape)
         draft.add("build index", f"{table}.{name}", f"the index of {name} of {table} is built; readers go on", [build],
-                  [f"DROP INDEX IF EXISTS {ddl.beside(table, name)}"],
-                  undo_words=f"the index of {name} of {table} is gone", lock="SHARE", tables=[table],
+                  _drop_key(table, name), undo_words=f"the {shape.kind} {name} of {table} is taken off",
+                  lock="SHARE", tables=[table],
                   scans=count / BUILD, rows=count, loss="made")  # fmt: skip
-        draft.add("put on constraint", f"{table}.{name}", words, [attach], [drop], tables=[table])
+        draft.add("put on constraint", f"{table}.{name}", words, [where_constraint(table, name, False, attach)], [],
+                  undo_words=f"the {shape.kind} {name} of {table} is about to go", tables=[table])  # fmt: skip
     else:
         draft.add(
             "put on constraint",

@@ -122,14 +122,20 @@ class Draft:
     def key(self, table: str) -> list[str]:
         """The columns that tell a table's rows apart on both sides; none when nothing does."""
         mine, theirs = self.source.tables.get(table), self.target.tables.get(table)
-        for shape in (theirs, mine):
-            if shape is None:
-                continue
-            unique = [c for c in shape.constraints.values() if c.kind in ("primary key", "unique")]
-            unique.sort(key=lambda c: (c.kind != "primary key", c.columns))
-            for constraint in unique:
-                if all(self._stable(name, mine, theirs) for name in constraint.columns):
-                    return list(constraint.columns)
+        unique = [
+            sorted(
+                (c.kind != "primary key", c.columns)
+                for c in shape.constraints.values()
+                if c.kind in ("primary key", "unique")
+            )
+            for shape in (theirs, mine)
+            if shape is not None
+        ]
+        for _, columns in unique[0] if unique else ():
+            # A key of one side alone may have doubles while the other side's shape holds.
+            everywhere = all(any(set(columns) == set(other) for _, other in keys) for keys in unique)
+            if everywhere and all(self._stable(name, mine, theirs) for name in columns):
+                return list(columns)
         return []
 
     @staticmethod
@@ -185,8 +191,8 @@ class Draft:
         return f"SELECT parked.set_aside({entry}, {', '.join(ddl.literal(each) for each in arguments)})"
 
     def resolve(self, sql: str, *, parked: bool) -> str:
-        """SQL of a data step with `{public.task.note}` or `{public.task}` replaced by where that lies: before anything is
-        parked, or when what the target does not know is."""
+        """SQL of a data step with `{public.task.note}` or `{public.task}` replaced by where that lies: before anything
+        is parked, or when what the target does not know is."""
         tables = self.source.tables | (self.target.tables if parked else {})
 
         def where(match: re.Match[str]) -> str:
@@ -267,6 +273,15 @@ def either(entry: int, parked: Sequence[str], absent: Sequence[str]) -> str:
         "".join(f"        {_perform(sql)};\n" for sql in each) or "        NULL;\n" for each in (parked, absent)
     )
     return f"DO $kat_do$\nBEGIN\n    IF parked.is({entry}) THEN\n{back}    ELSE\n{make}    END IF;\nEND $kat_do$"
+
+
+def where_constraint(table: str, name: str, there: bool, sql: str) -> str:
+    """One statement that does something only where a constraint is there, or is not: an undo may find it either way."""
+    found = (
+        f"EXISTS (SELECT 1 FROM pg_catalog.pg_constraint WHERE conrelid = {ddl.literal(ddl.name(table))}::regclass"  # noqa: S608
+        f" AND conname = {ddl.literal(name)})"
+    )
+    return f"DO $kat_do$ BEGIN IF {'' if there else 'NOT '}{found} THEN {sql}; END IF; END $kat_do$"
 
 
 def _perform(sql: str) -> str:

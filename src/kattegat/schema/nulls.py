@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kattegat.schema import ddl
-from kattegat.schema.draft import READ, Draft
+from kattegat.schema.draft import READ, Draft, where_constraint
 from kattegat.schema.shape import Column
 from kattegat.schema.values import fill, place
 
@@ -27,13 +27,16 @@ def allow_null(draft: Draft, table: str, name: str, shape: Column, *, parked: bo
                   undo_words=undo_words, tables=[table], undo_scans=2 * count / READ)  # fmt: skip
         return
     prove, look, forbid = _proven(entry, table, name)
-    draft.add("allow null", path, words, [drop], forbid, undo_words=undo_words, tables=[table])
-    draft.add("look for nulls", path, f"nothing is to be done for {path}", [], [look],
+    unproven = f"ALTER TABLE {ddl.name(table)} DROP CONSTRAINT IF EXISTS {_check(entry)}"
+    # What comes first here is the end of the way back; broken off in between, each finds nothing to do.
+    draft.add("allow null later", path, f"{name} of {table} is still never empty", [], forbid,
+              undo_words=undo_words, tables=[table])  # fmt: skip
+    draft.add("look for nulls", path, f"on the way back every row of {table} will be looked at for {name}", [], [look],
               undo_words=f"every row of {table} is looked at for {name}; readers and writers go on",
               lock="SHARE UPDATE EXCLUSIVE", tables=[table], undo_scans=count / READ)  # fmt: skip
-    draft.add("take values back", path, f"values once given to {name} of {table} are taken back", again,
-              [*give, prove], undo_words=f"rows of {table} that have no {name} are given one or set aside",
-              tables=[table], undo_scans=count / READ)  # fmt: skip
+    draft.add("allow null", path, words, [drop, unproven, *again], [*give, prove],
+              undo_words=f"rows of {table} that have no {name} are given one or set aside", tables=[table],
+              undo_scans=count / READ)  # fmt: skip
 
 
 def forbid_null(draft: Draft, table: str, name: str, shape: Column, *, made: bool) -> None:
@@ -78,8 +81,8 @@ def _proven(entry: int, table: str, name: str) -> tuple[str, str, list[str]]:
     place = f"ALTER TABLE {ddl.name(table)}"
     return (
         f"{place} ADD CONSTRAINT {_check(entry)} CHECK ({ddl.ident(name)} IS NOT NULL) NOT VALID",
-        f"{place} VALIDATE CONSTRAINT {_check(entry)}",
-        [_set_not_null(table, name), f"{place} DROP CONSTRAINT {_check(entry)}"],
+        where_constraint(table, _check(entry), True, f"{place} VALIDATE CONSTRAINT {_check(entry)}"),
+        [_set_not_null(table, name), f"{place} DROP CONSTRAINT IF EXISTS {_check(entry)}"],
     )
 
 

@@ -4,6 +4,8 @@ A row or value is kept as an object of texts, column by column: the text form is
 whatever the type. Each call belongs to an entry, so that the way back finds what the way there has set aside.
 """
 
+# ruff: noqa: S608 - the one piece put in is a constant of this module
+
 from __future__ import annotations
 
 # The text form of a value depends on these.
@@ -16,9 +18,11 @@ FUNCTIONS: tuple[str, ...] = (
     # A row's columns as texts, by the names they have now: an expression over alias t.
     """
 CREATE OR REPLACE FUNCTION parked.texts(place regclass) RETURNS text LANGUAGE sql STABLE SET search_path = '' AS $kat$
-    SELECT 'pg_catalog.jsonb_object(ARRAY[' || pg_catalog.string_agg(pg_catalog.quote_literal(attname), ', ' ORDER BY attnum)
-        || ']::pg_catalog.text[], ARRAY[' || pg_catalog.string_agg('t.' || pg_catalog.quote_ident(attname)
-        || '::pg_catalog.text', ', ' ORDER BY attnum) || ']::pg_catalog.text[])'
+    SELECT 'pg_catalog.jsonb_object(ARRAY['
+        || pg_catalog.string_agg(pg_catalog.quote_literal(attname), ', ' ORDER BY attnum)
+        || ']::pg_catalog.text[], ARRAY['
+        || pg_catalog.string_agg('t.' || pg_catalog.quote_ident(attname) || '::pg_catalog.text', ', ' ORDER BY attnum)
+        || ']::pg_catalog.text[])'
     FROM pg_catalog.pg_attribute WHERE attrelid = place AND attnum > 0 AND NOT attisdropped
 $kat$
 """,
@@ -41,7 +45,8 @@ BEGIN
 END $kat$
 """,
     """
-CREATE OR REPLACE FUNCTION parked.wake(place regclass, states jsonb) RETURNS void LANGUAGE plpgsql SET search_path = '' AS $kat$
+CREATE OR REPLACE FUNCTION parked.wake(place regclass, states jsonb) RETURNS void LANGUAGE plpgsql
+SET search_path = '' AS $kat$
 DECLARE
     found record;
 BEGIN
@@ -111,7 +116,8 @@ DECLARE
     removal text := '';
     quiet jsonb := '{{}}';
 BEGIN
-    CREATE TEMPORARY TABLE IF NOT EXISTS _kat_doomed (tab text, part oid, tid tid, wave integer, PRIMARY KEY (part, tid));
+    CREATE TEMPORARY TABLE IF NOT EXISTS _kat_doomed
+        (tab text, part oid, tid tid, wave integer, PRIMARY KEY (part, tid));
     DELETE FROM pg_temp._kat_doomed;
     EXECUTE pg_catalog.format('INSERT INTO pg_temp._kat_doomed SELECT %L, f.part, f.tid, 0 FROM (%s) AS f (part, tid)'
         ' ON CONFLICT DO NOTHING', place, query);
@@ -142,8 +148,8 @@ BEGIN
             ' CASE WHEN d.wave = 0 THEN %L ELSE ''refers to a row that is set aside'' END'
             ' FROM %s AS t JOIN pg_temp._kat_doomed AS d ON d.part = t.tableoid AND d.tid = t.ctid AND d.tab = %L'
             ' ORDER BY d.wave',
-            entry_id, tab.name::regclass::text, parked.key(tab.name::regclass, columns), parked.texts(tab.name::regclass), why, tab.name,
-            tab.name);
+            entry_id, tab.name::regclass::text, parked.key(tab.name::regclass, columns),
+            parked.texts(tab.name::regclass), why, tab.name, tab.name);
         removal := removal || pg_catalog.format(
             ', x%s AS (DELETE FROM %s AS t USING pg_temp._kat_doomed AS d WHERE d.tab = %L AND t.tableoid = d.part'
             ' AND t.ctid = d.tid)', pg_catalog.md5(tab.name), tab.name, tab.name);
@@ -167,14 +173,16 @@ DECLARE
     progress bigint := 1;
     quiet jsonb := '{{}}';
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM parked.quarantine WHERE entry = entry_id AND state = 'held' AND column_name IS NULL) THEN
+    IF NOT EXISTS (SELECT 1 FROM parked.quarantine
+        WHERE entry = entry_id AND state = 'held' AND column_name IS NULL) THEN
         RETURN 0;
     END IF;
     -- A row may refer to another of them: those that fail are tried again while any succeeds.
     WHILE progress > 0 LOOP
         progress := 0;
         FOR row_held IN SELECT * FROM parked.quarantine
-            WHERE entry = entry_id AND state IN ('held', 'conflict') AND column_name IS NULL AND to_regclass(table_name) IS NOT NULL
+            WHERE entry = entry_id AND state IN ('held', 'conflict') AND column_name IS NULL
+                AND to_regclass(table_name) IS NOT NULL
             ORDER BY id
         LOOP
             IF place <> row_held.table_name THEN
@@ -184,7 +192,8 @@ BEGIN
                 END IF;
             END IF;
             SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum),
-                string_agg(format('CAST($1->>%L AS %s)', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+                string_agg(format('CAST($1->>%L AS %s)', attname, format_type(atttypid, atttypmod)), ', '
+                    ORDER BY attnum)
                 INTO names, texts
                 FROM pg_attribute WHERE attrelid = place::regclass AND attnum > 0 AND NOT attisdropped
                     AND attgenerated = '' AND row_held.contents ? attname;
@@ -252,7 +261,8 @@ BEGIN
             'WITH put AS (UPDATE %s AS t SET %I = CAST(q.contents->>%L AS %s) FROM parked.quarantine AS q'
             ' WHERE q.entry = %L AND q.state = ''held'' AND q.table_name = %L AND q.column_name = %L AND q.key = %s'
             ' AND t.%I::text IS NOT DISTINCT FROM q.placed RETURNING q.id)'
-            ' UPDATE parked.quarantine AS q SET state = ''returned'', ended_at = clock_timestamp() FROM put WHERE put.id = q.id',
+            ' UPDATE parked.quarantine AS q SET state = ''returned'', ended_at = clock_timestamp() FROM put'
+            ' WHERE put.id = q.id',
             found.table_name, found.column_name, found.column_name, kind, entry_id, found.table_name, found.column_name,
             parked.key(found.table_name::regclass, columns), found.column_name);
         GET DIAGNOSTICS more = ROW_COUNT;

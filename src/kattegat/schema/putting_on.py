@@ -27,6 +27,9 @@ def make(draft: Draft, diff: Comparison) -> None:
             undo_words=f"the schema {schema} stays",
         )
     fresh = diff.wanted_types.keys() - diff.types.keys()
+    for table, name, mine, theirs in diff.both():
+        if diff.leaves_its_type(mine, theirs):
+            alter_type(draft, table, name, mine, theirs)
     # One order for both: a new type may be made of one that changes, and the other way round.
     for type_ in types_in_order(diff.wanted_types, fresh | set(diff.changed_types)):
         if type_ in fresh:
@@ -35,7 +38,7 @@ def make(draft: Draft, diff: Comparison) -> None:
         held = [
             (table, name, mine)
             for table, name, mine, theirs in diff.both()
-            if mine.type == theirs.type and is_of(mine.type, type_)
+            if is_of(mine.type, type_) and not diff.leaves_its_type(mine, theirs)
         ]
         relations.exchange_type(draft, type_, diff.types[type_], diff.wanted_types[type_], held)
     for name in sorted(diff.theirs.sequences.keys() - diff.mine.sequences.keys()):
@@ -46,9 +49,9 @@ def make(draft: Draft, diff: Comparison) -> None:
     for table in diff.coming:
         relations.make_table(draft, table, _coming(diff, table))
     for table in diff.common:
-        theirs = diff.theirs.tables[table].columns
-        for name in sorted(name for name in theirs if diff.is_made(table, name)):
-            columns.make(draft, table, name, theirs[name])
+        wanted = diff.theirs.tables[table].columns
+        for name in sorted(name for name in wanted if diff.is_made(table, name)):
+            columns.make(draft, table, name, wanted[name])
     for table in diff.coming:
         _catch_up(draft, diff, table)
 
@@ -133,7 +136,8 @@ def alter(draft: Draft, diff: Comparison) -> None:
             plain = msgspec.structs.replace(theirs, identity="")
             columns.change_identity(draft, table, name, mine, plain)
     for table, name, mine, theirs in diff.both():
-        if (mine.type, mine.collation) != (theirs.type, theirs.collation):
+        changes = (mine.type, mine.collation) != (theirs.type, theirs.collation)
+        if changes and not diff.leaves_its_type(mine, theirs):
             alter_type(draft, table, name, mine, theirs)
 
 

@@ -129,9 +129,9 @@ def _identities(moved: str, entry: int, shape: Table, *, away: bool, table: str 
     for number, column in enumerate(sorted(name for name, c in shape.columns.items() if c.identity)):
         found = f"pg_catalog.pg_get_serial_sequence({ddl.literal(moved)}, {ddl.literal(column)})"
         plain = f"q{entry}_{number}" if away else f"{table.partition('.')[2]}_{column}_seq"[:63]
-        there = ddl.literal("parked" if away else ddl.schema_of(table))
+        there = ddl.literal("parked" if away else ddl.ident(ddl.schema_of(table)))
         # Its name is no part of a shape: where another has it, it keeps the one it has.
-        free = f"NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c WHERE c.relname = {ddl.literal(plain)}"
+        free = f"NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class AS c WHERE c.relname = {ddl.literal(plain)}"  # noqa: S608
         free += f" AND c.relnamespace = {there}::pg_catalog.regnamespace)"
         done.append(
             f"DO $kat_s$ BEGIN IF {free} THEN EXECUTE pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I',"
@@ -147,7 +147,7 @@ def _move_partitions(table: str, entry: int, *, away: bool) -> str:
     to = "parked" if away else schema
     fresh = f"'{prefix}' || c.relname" if away else f"pg_catalog.substr(c.relname, {len(prefix) + 1})"
     return (
-        "DO $kat_m$ DECLARE c record; BEGIN FOR c IN SELECT i.inhrelid::regclass AS place, r.relname, n.nspname"
+        "DO $kat_m$ DECLARE c record; BEGIN FOR c IN SELECT i.inhrelid::regclass AS place, r.relname, n.nspname"  # noqa: S608
         " FROM pg_catalog.pg_partition_tree("
         f"{ddl.literal(ddl.name(table))}::regclass) AS p JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = p.relid"
         " JOIN pg_catalog.pg_class AS r ON r.oid = p.relid JOIN pg_catalog.pg_namespace AS n ON n.oid = r.relnamespace"
@@ -344,7 +344,7 @@ def exchange_type(
     draft: Draft, name: str, mine: Enum | Domain, theirs: Enum | Domain, columns: Iterable[tuple[str, str, Column]]
 ) -> None:
     """Puts another form of a type in its place: the columns (table, name, shape) that both sides have move over, those
-    that are parked keep the old form. Values that the other form does not have are placed as the hints say, or set aside."""
+    that are parked keep the old form. Values that the other form does not have are set aside."""
     old = draft.id()
     before = draft.entry("type", name, theirs)
     alike = before is not None and before.shape == plain(theirs)

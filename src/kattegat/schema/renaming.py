@@ -1,4 +1,4 @@
-"""A snapshot as it reads once tables and columns have other names: PostgreSQL follows a rename in what hangs on them."""
+"""A snapshot as it reads once tables and columns have other names: PostgreSQL follows a rename in what uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from kattegat.schema.shape import Snapshot
 
 
 def renamed(source: Snapshot, tables: Mapping[str, str], columns: Mapping[str, str]) -> Snapshot:
-    """The source under its new names; `tables` maps old to new, `columns` maps `new table.old column` to the new column.
+    """The source under its new names; `tables` maps old to new, `columns` maps `new table.old column` to the
+    new column.
 
     The texts of definitions are changed word by word. Where a word was meant otherwise, the definition differs from the
     target's, and is taken off and put on again: dearer, never wrong.

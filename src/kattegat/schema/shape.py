@@ -1,7 +1,8 @@
 """The exact shape of a schema as data: what `snapshot.read` gives and `planner.plan` compares.
 
 Names are qualified by their schema and unquoted (`public.task`; a function with its argument types:
-`public.f(integer)`). Expressions and definitions are texts as PostgreSQL prints them with an empty search_path, so they compare only between
+`public.f(integer)`). Expressions and definitions are texts as PostgreSQL prints them with an empty search_path, so they
+compare only between
 snapshots of one server version: build the expected shape in a scratch database on the same server, and read it there.
 The order of columns is no part of a shape.
 """

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from kattegat.schema import columns, ddl, dependents, nulls, relations
-from kattegat.schema.comparison import Comparison
+from kattegat.schema.comparison import Comparison, functions_in_order
 from kattegat.schema.dependents import mentions
 from kattegat.schema.draft import Draft, away, home, note, returned
 from kattegat.schema.shape import Column, Table
@@ -141,7 +141,7 @@ def functions(draft: Draft, diff: Comparison) -> None:
         for name, shape in sorted(diff.mine.tables[table].columns.items()):
             if shape.generated is not None and name in diff.affected[table]:
                 columns.drop_generated(draft, table, name, shape)
-    for name in sorted(diff.gone_functions):
+    for name in reversed(functions_in_order(diff.mine.functions, list(diff.gone_functions))):
         shape_ = diff.mine.functions[name]
         draft.add(
             "take off function",
@@ -174,7 +174,7 @@ def leave(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
 
 def _park_functions(draft: Draft, diff: Comparison) -> None:
     """Before any table goes: one may be the type of an argument."""
-    for name in sorted(diff.mine.functions.keys() - diff.theirs.functions.keys()):
+    for name in sorted(diff.mine.functions.keys() - diff.theirs.functions.keys() - diff.gone_functions):
         shape = diff.mine.functions[name]
         entry = draft.id()
         bare, arguments = name[: name.rindex("(")], name[name.rindex("(") :]
