@@ -82,6 +82,9 @@ class Target:
                     chosen.unregister(connection)
                     connection.close()
                     open_ -= 1
+        for key in list(chosen.get_map().values()):
+            if key.fileobj is not self.listening:
+                key.fileobj.close()  # type: ignore[union-attr]
         chosen.close()
 
     def close(self) -> None:

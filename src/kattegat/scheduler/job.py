@@ -42,6 +42,14 @@ SUBJECTS = text(
     LEFT JOIN schedule h ON h.organisation_id = s.organisation_id AND h.id = s.id
     """
 )
+SPECIAL = text(
+    """
+    SELECT organisation_id FROM setting WHERE organisation_id = ANY(CAST(:organisations AS bigint[]))
+    UNION
+    SELECT g.organisation_id FROM group_member g JOIN setting s ON s.group_id = g.group_id
+    WHERE g.organisation_id = ANY(CAST(:organisations AS bigint[]))
+    """
+)
 OWN = text(
     """
     SELECT organisation_id, zone, CAST(network AS text) AS network FROM own_network
@@ -122,6 +130,7 @@ def build(
     options: Options = in_force,
     seconds: int = 300,
     only: Sequence[str] = (),
+    rules: regime.Regime | None = None,
 ) -> Built:
     """The jobs of claimed scan tasks, in the order of the tasks; four statements and what `options` does."""
     wanted = [task for task in tasks if task.organisation_id is not None and task.source_id is not None]
@@ -140,7 +149,8 @@ def build(
             },
         )
     }
-    rules, blocked = regime.load(conn), blocklist.in_force(conn, organisations)
+    rules = regime.load(conn) if rules is None else rules
+    blocked = blocklist.in_force(conn, organisations)
     inside = regime.sets_of(
         conn, rules, [(_of(task), row.asset_id) for task in wanted if (row := subjects.get(task.id))]
     )
@@ -170,7 +180,7 @@ def build(
         own[row.organisation_id, row.zone].append(row.network)
     declared = _declared(conn, organisations)
     known = _known(conn, [(task, spec, row.asset_id) for task, spec, row, _ in allowed])
-    in_force = {organisation: options(conn, organisation) for organisation in organisations}
+    in_force = _in_force(conn, organisations, options)
     jobs = []
     for task, spec, row, subject in allowed:
         place = _of(task), zone_of(subject)
@@ -203,6 +213,14 @@ def build(
             )
         )
     return Built(jobs, refused, closed)
+
+
+def _in_force(conn: Connection, organisations: Sequence[int], options: Options) -> dict[int, Mapping[str, Any]]:
+    """The options of each organisation; all for which nothing is set but for the whole install share one answer."""
+    special = set(conn.execute(SPECIAL, {"organisations": list(organisations)}).scalars())
+    usual = [organisation for organisation in organisations if organisation not in special]
+    found = {organisation: options(conn, organisation) for organisation in organisations if organisation in special}
+    return found | dict.fromkeys(usual, options(conn, usual[0]) if usual else {})
 
 
 def options_of(spec: ScannerSpec, in_force: Mapping[str, Any]) -> dict[str, Any]:

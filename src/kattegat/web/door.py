@@ -139,7 +139,8 @@ class Door:
                 plan.tools_changed(conn, self._registry)
             if runner.drained_at is not None:
                 return Jobs([], LEASE_SECONDS, DRAINED_SECONDS)
-            limits, scope = regime.load(conn).scans(), runner.scope
+            rules, scope = regime.load(conn), runner.scope
+            limits = rules.scans()
             places = {runner.vantage, *runner.labels}
             chosen = None
             if limits or scope.organisations or scope.networks:
@@ -163,7 +164,13 @@ class Door:
                 ids=chosen,
             )
             built = job.build(
-                conn, tasks, self._registry, options=self._options, seconds=self._seconds, only=scope.networks
+                conn,
+                tasks,
+                self._registry,
+                options=self._options,
+                seconds=self._seconds,
+                only=scope.networks,
+                rules=rules,
             )
             for task, reason in built.refused:
                 queue.cancel(conn, [task.id], "door", reason)
