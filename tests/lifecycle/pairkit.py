@@ -25,6 +25,7 @@ VALUES = {
     "public.runner.labels": ("[]", '["a label", "ü 🐚"]'),
     "public.runner.scope": ("{}",),
     "public.task.payload": ("{}", '{"requested_by": "100% \\"ü 🐚\\"", "more": {"b": [1, null, true]}}'),
+    "public.task_history.payload": ("{}", '{"requested_by": "100% \\"ü 🐚\\"", "more": {"b": [1, null, true]}}'),
 }
 
 Row = dict[str, str | None]
