@@ -18,8 +18,7 @@ def allow_null(draft: Draft, table: str, name: str, shape: Column, *, parked: bo
     drop = f"ALTER TABLE {ddl.name(table)} ALTER COLUMN {ddl.ident(name)} DROP NOT NULL"
     # Values given to rows of a parked column are not taken again: it had none for them to return to.
     again = [] if parked else [f"SELECT parked.restore({entry})", f"SELECT parked.take_back({entry})"]
-    # Of a column that stays, this runs while what the target made is still in its place.
-    give = _give(draft, entry, table, name, shape, recorded=not parked, back=parked)
+    give = _give(draft, entry, table, name, shape, recorded=not parked, back=True)
     words, undo_words = f"{name} of {table} may be empty", f"{name} of {table} may not be empty any more"
     path = f"{table}.{name}"
     if not _is_large(draft, table):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from kattegat.schema import columns, ddl, dependents, nulls, relations
+from kattegat.schema import columns, ddl, dependents, nulls, relations, sequences
 from kattegat.schema.comparison import Comparison, definition, functions_in_order, grows, is_of, types_in_order
 from kattegat.schema.conversions import alter_type
 from kattegat.schema.dependents import mentions
@@ -28,6 +28,10 @@ def make(draft: Draft, diff: Comparison) -> None:
             undo_words=f"the schema {schema} stays",
         )
     fresh = diff.wanted_types.keys() - diff.types.keys()
+    # On the way back it is forbidden again once the column has its type and the default fits.
+    for table, name, mine, theirs in diff.both():
+        if mine.not_null and not theirs.not_null and not mine.identity:
+            nulls.allow_null(draft, table, name, mine, parked=False)
     for table, name, mine, theirs in diff.both():
         if diff.leaves_its_type(mine, theirs):
             alter_type(draft, table, name, mine, theirs)
@@ -43,7 +47,7 @@ def make(draft: Draft, diff: Comparison) -> None:
         ]
         relations.exchange_type(draft, type_, diff.types[type_], diff.wanted_types[type_], held)
     for name in sorted(diff.theirs.sequences.keys() - diff.mine.sequences.keys()):
-        relations.make_sequence(draft, name, diff.theirs.sequences[name])
+        sequences.make_sequence(draft, name, diff.theirs.sequences[name])
     waiting = _functions(diff, early=True)
     for name in waiting:
         _put_function(draft, diff, name)
@@ -157,8 +161,6 @@ def values(draft: Draft, diff: Comparison) -> None:
     for table, name, mine, theirs in diff.both():
         if theirs.not_null and not mine.not_null:
             nulls.forbid_null(draft, table, name, theirs, made=False)
-        elif mine.not_null and not theirs.not_null and not mine.identity:
-            nulls.allow_null(draft, table, name, mine, parked=False)
     for table, name, mine, theirs in diff.still_computed():
         if theirs.not_null and not mine.not_null:
             nulls.forbid_null(draft, table, name, theirs, made=False)
@@ -188,16 +190,19 @@ def hanging(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
     for kinds in (("check",), ("primary key", "unique", "exclude")):
         for table in tables:
             for name, shape in sorted(diff.theirs.tables[table].constraints.items()):
-                if shape.kind in kinds and not _is_on(on, table, name):
+                if shape.valid and shape.kind in kinds and not _is_on(on, table, name):
                     dependents.put_on_constraint(draft, table, name, shape)
     for table in tables:
         for name, index in sorted(diff.theirs.tables[table].indexes.items()):
             if table not in on or name not in on[table].indexes:
                 dependents.put_on_index(draft, table, name, index)
-    for table in tables:
-        for name, shape in sorted(diff.theirs.tables[table].constraints.items()):
-            if shape.kind == "foreign key" and not _is_on(on, table, name):
-                dependents.put_on_constraint(draft, table, name, shape)
+    # Those that rows may break already come last: while they are on, no such row could be put back.
+    for valid in (True, False):
+        for table in tables:
+            for name, shape in sorted(diff.theirs.tables[table].constraints.items()):
+                now = shape.valid == valid and (shape.kind == "foreign key" or not valid)
+                if now and not _is_on(on, table, name):
+                    dependents.put_on_constraint(draft, table, name, shape)
 
 
 def _is_on(on: Mapping[str, Table], table: str, name: str) -> bool:
@@ -207,15 +212,15 @@ def _is_on(on: Mapping[str, Table], table: str, name: str) -> bool:
 def last(draft: Draft, diff: Comparison, on: Mapping[str, Table], kept_views: Collection[str]) -> None:
     """What nothing else needs, and what others see: leftovers parked, rights, policies, triggers, views."""
     for name in sorted(diff.mine.sequences.keys() - diff.theirs.sequences.keys()):
-        relations.park_sequence(draft, name, diff.mine.sequences[name])
+        sequences.park_sequence(draft, name, diff.mine.sequences[name])
     for name in reversed(types_in_order(diff.types, diff.types.keys() - diff.wanted_types.keys())):
         relations.park_type(draft, name, diff.types[name])
     for name in sorted(diff.theirs.sequences):
         mine, theirs = diff.mine.sequences.get(name), diff.theirs.sequences[name]
         if mine is not None:
-            relations.alter_sequence(draft, name, mine, theirs)
+            sequences.alter_sequence(draft, name, mine, theirs)
         if mine is None or mine.owned_by != theirs.owned_by:
-            relations.own_sequence(draft, name, theirs)
+            sequences.own_sequence(draft, name, theirs)
     for table in [*diff.common, *diff.coming]:
         made = diff.theirs.tables[table]
         kept = on.get(table)

@@ -1,9 +1,8 @@
-"""Tables, sequences, types and domains: parked and brought back, made, and exchanged for another form."""
+"""Tables, types and domains: parked and brought back, made, and exchanged for another form."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 import msgspec
 
@@ -11,7 +10,7 @@ from kattegat.schema import ddl
 from kattegat.schema.conversions import hold_misfits
 from kattegat.schema.draft import READ, REWRITE, Draft, away, either, home, note, plain, returned
 from kattegat.schema.ledger import Entry
-from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
+from kattegat.schema.shape import Column, Domain, Enum, Table
 
 # -- tables ---------------------------------------------------------------------------------------------------------
 
@@ -207,88 +206,6 @@ def _attributes(table: str, mine: Table, theirs: Table) -> list[str]:
     if mine.owner != theirs.owner and theirs.owner:
         done.append(ddl.set_owner(table, "table", theirs.owner))
     return done
-
-
-# -- sequences ------------------------------------------------------------------------------------------------------
-
-
-def park_sequence(draft: Draft, name: str, shape: Sequence) -> None:
-    """Parks a sequence that the target does not know; it keeps its place."""
-    entry = draft.id()
-    draft.add(
-        "park sequence",
-        name,
-        f"the sequence {name} is parked",
-        _park_sequence(name, entry, shape),
-        _back_sequence(name, entry),
-        undo_words=f"the sequence {name} comes back where it had got to",
-        loss="parked",
-    )
-
-
-def make_sequence(draft: Draft, name: str, shape: Sequence) -> None:
-    """Makes a sequence; once parked, it is brought back instead. Which column owns it is said later."""
-    entry = draft.id()
-    make = [ddl.create_sequence(name, shape), *([ddl.set_owner(name, "sequence", shape.owner)] if shape.owner else [])]
-    make += ddl.grants(name, "sequence", {}, shape.grants)
-    draft.add(
-        "make sequence",
-        name,
-        f"the sequence {name} is made",
-        [either(entry, _back_sequence(name, entry), make)],
-        _park_sequence(name, entry, shape),
-        undo_words=f"the sequence {name} is parked",
-        loss="made",
-    )
-
-
-def bring_back_sequence(draft: Draft, name: str, before: Entry, shape: Sequence) -> None:
-    """Brings back a sequence that an earlier change has parked."""
-    words = f"the sequence {name} comes back where it had got to"
-    draft.add("bring back sequence", name, words, _back_sequence(name, before.id),
-              _park_sequence(name, before.id, shape), undo_words=f"the sequence {name} is parked")  # fmt: skip
-
-
-def free_sequence(draft: Draft, name: str, shape: Sequence) -> None:
-    """Takes a sequence from the column that owns it, which it would have to follow."""
-    owner = ddl.split_column(shape.owned_by or "", draft.source.tables)
-    if owner:
-        words, back = f"the sequence {name} belongs to no column", f"the sequence {name} belongs to {shape.owned_by}"
-        draft.add("free sequence", name, words, [ddl.own_sequence(name, None)], [ddl.own_sequence(name, owner)],
-                  undo_words=back)  # fmt: skip
-
-
-def own_sequence(draft: Draft, name: str, shape: Sequence) -> None:
-    """Gives a sequence to the column of the target that owns it."""
-    owner = ddl.split_column(shape.owned_by or "", draft.target.tables)
-    if owner:
-        words, back = f"the sequence {name} belongs to {shape.owned_by}", f"the sequence {name} belongs to no column"
-        draft.add("own sequence", name, words, [ddl.own_sequence(name, owner)], [ddl.own_sequence(name, None)],
-                  undo_words=back)  # fmt: skip
-
-
-def alter_sequence(draft: Draft, name: str, mine: Sequence, theirs: Sequence) -> None:
-    """How a sequence counts, and who may use it."""
-    do, undo = [], []
-    apart: dict[str, Any] = {"owned_by": None, "owner": "", "grants": {}}
-    if msgspec.structs.replace(mine, **apart) != msgspec.structs.replace(theirs, **apart):
-        do.append(ddl.alter_sequence(name, theirs))
-        undo.append(ddl.alter_sequence(name, mine))
-    do += ddl.grants(name, "sequence", mine.grants, theirs.grants)
-    undo += ddl.grants(name, "sequence", theirs.grants, mine.grants)
-    if do:
-        draft.add("change sequence", name, f"the sequence {name} counts otherwise, or others may use it", do, undo)
-
-
-def _park_sequence(name: str, entry: int, shape: Sequence) -> list[str]:
-    return [
-        *away("SEQUENCE", name, entry, f"s{entry}"),
-        note(entry, "sequence", name, f"parked.s{entry}", shape),
-    ]
-
-
-def _back_sequence(name: str, entry: int) -> list[str]:
-    return [*home("SEQUENCE", name, entry, f"s{entry}"), returned(entry)]
 
 
 # -- types ----------------------------------------------------------------------------------------------------------

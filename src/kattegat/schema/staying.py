@@ -28,6 +28,8 @@ def stay(diff: Comparison, table: str) -> Table:
         name: shape
         for name, shape in mine.constraints.items()
         if theirs.constraints.get(name) == shape
+        # One that rows may break already would not let them be moved; on and off again is the catalogue's alone.
+        and (shape.valid or diff.mine == diff.theirs)
         and steady(shape.columns, shape.uses, shape.definition)
         and _reference_stays(diff, shape)
     }
@@ -77,7 +79,7 @@ def twin(diff: Comparison, table: str, name: str, shape: Constraint) -> str | No
     if table not in diff.common or diff.affected[table] & set(shape.columns):
         return None
     mine, theirs = diff.mine.tables[table].constraints, diff.theirs.tables[table].constraints
-    if name in theirs or not _reference_stays(diff, shape):
+    if name in theirs or not shape.valid or not _reference_stays(diff, shape):
         return None
     if set(shape.uses) & diff.touched() or mentions(shape.definition, diff.changed_types):
         return None

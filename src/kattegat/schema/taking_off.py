@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from kattegat.schema import columns, ddl, dependents, nulls, relations
+from kattegat.schema import columns, ddl, dependents, nulls, relations, sequences
 from kattegat.schema.comparison import Comparison, functions_in_order
 from kattegat.schema.dependents import mentions
 from kattegat.schema.draft import Draft, away, home, note, returned
@@ -79,10 +79,20 @@ def views(draft: Draft, diff: Comparison) -> set[str]:
 def hanging(draft: Draft, diff: Comparison) -> dict[str, Table]:
     """Takes off constraints, indexes, triggers and policies that change or whose columns do; gives those that stay."""
     stays = {table: stay(diff, table) for table in (*diff.common, *diff.leaving)}
+    # First those that rows may break already: while they are on, no such row could be put back.
+    for table, kept in stays.items():
+        for name, shape in sorted(diff.mine.tables[table].constraints.items()):
+            if not shape.valid and name not in kept.constraints and not twin(diff, table, name, shape):
+                dependents.take_off_constraint(draft, table, name, shape)
     for kinds in (("foreign key",), ("check", "exclude", "unique", "primary key")):
         for table, kept in stays.items():
             for name, shape in sorted(diff.mine.tables[table].constraints.items()):
-                if shape.kind in kinds and name not in kept.constraints and not twin(diff, table, name, shape):
+                if (
+                    shape.valid
+                    and shape.kind in kinds
+                    and name not in kept.constraints
+                    and not twin(diff, table, name, shape)
+                ):
                     dependents.take_off_constraint(draft, table, name, shape)
         if kinds == ("foreign key",):
             _rest_off(draft, diff, stays)
@@ -159,7 +169,7 @@ def leave(draft: Draft, diff: Comparison, on: Mapping[str, Table]) -> None:
     for name, sequence in sorted(diff.mine.sequences.items()):
         wanted = diff.theirs.sequences.get(name)
         if wanted is None or wanted.owned_by != sequence.owned_by:
-            relations.free_sequence(draft, name, sequence)
+            sequences.free_sequence(draft, name, sequence)
     _park_functions(draft, diff)
     for table in diff.leaving:
         relations.park_table(draft, table, _bare(diff, table, on[table]))

@@ -40,7 +40,7 @@ def _bring_back(draft: Draft) -> int:
 
     Gives where in the steps the tables are back, and nothing has moved yet."""
     mine, theirs = draft.source, draft.target
-    enums, domains, sequences = dict(mine.enums), dict(mine.domains), dict(mine.sequences)
+    enums, domains, counters = dict(mine.enums), dict(mine.domains), dict(mine.sequences)
     tables = dict(mine.tables)
     wanted: dict[str, Enum | Domain] = {**theirs.enums, **theirs.domains}
     for name in types_in_order(wanted, wanted.keys() - enums.keys() - domains.keys()):
@@ -53,10 +53,10 @@ def _bring_back(draft: Draft) -> int:
                 enums[name] = was
             else:
                 domains[name] = was
-    for name in sorted(theirs.sequences.keys() - sequences.keys()):
+    for name in sorted(theirs.sequences.keys() - counters.keys()):
         if before := draft.entry("sequence", name):
-            sequences[name] = msgspec.convert({**before.shape, "owned_by": None}, Sequence)
-            relations.bring_back_sequence(draft, name, before, sequences[name])
+            counters[name] = msgspec.convert({**before.shape, "owned_by": None}, Sequence)
+            sequences.bring_back_sequence(draft, name, before, counters[name])
     for name in sorted(theirs.tables.keys() - tables.keys()):
         if before := draft.entry("table", name):
             tables[name] = msgspec.convert(before.shape, Table)
@@ -71,7 +71,7 @@ def _bring_back(draft: Draft) -> int:
                 columns_[name] = msgspec.structs.replace(held, not_null=bool(held.identity))
                 columns.bring_back(draft, table, name, before, columns_[name])
         tables[table] = msgspec.structs.replace(tables[table], columns=columns_)
-    draft.source = msgspec.structs.replace(mine, enums=enums, domains=domains, sequences=sequences, tables=tables)
+    draft.source = msgspec.structs.replace(mine, enums=enums, domains=domains, sequences=counters, tables=tables)
     return begin
 
 
