@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from kattegat.schema import columns, ddl, putting_on, relations, taking_off
+from kattegat.schema import columns, ddl, putting_on, relations, sequences, taking_off
 from kattegat.schema.comparison import Comparison, types_in_order
 from kattegat.schema.draft import Draft, data_step
 from kattegat.schema.shape import Column, Domain, Enum, Sequence, Table
