@@ -56,8 +56,7 @@ def build(spec: dict[str, Any]) -> None:
             bind(str((Path("/etc") / name).resolve()), root / "etc" / name)
     for name, content in spec["etc"].items():
         (root / "etc" / name).write_text(content)
-    for source, target, writable in spec["binds"]:
-        bind(source, root / target.lstrip("/"), writable=writable)
+    # Before the binds, one of which may lie below /tmp, as a checkout may.
     for target, mode in (*spec["tmpfs"], ("/dev", "0755"), ("/dev/shm", "1777")):
         place = root / target.lstrip("/")
         place.mkdir(parents=True, exist_ok=True)
@@ -68,6 +67,8 @@ def build(spec: dict[str, Any]) -> None:
             MS_NOSUID | MS_NODEV if not target.startswith("/dev") else MS_NOSUID,
             f"mode={mode}",
         )
+    for source, target, writable in spec["binds"]:
+        bind(source, root / target.lstrip("/"), writable=writable)
     for name in ("null", "zero", "full", "random", "urandom"):
         bind(f"/dev/{name}", root / "dev" / name, writable=True)
     (root / "dev" / "fd").symlink_to("/proc/self/fd")
