@@ -122,11 +122,7 @@ def back_sql(
                 late.append(fill(draft, table, name, condition, shape.default))
         refresh = draft.hints.refresh.get(f"{table}.{name}")
         if refresh is not None:
-            changed = " OR ".join(
-                f"pg_catalog.to_jsonb(t.{draft.column_sql(table, '{' + each + '}', back=back)}) IS DISTINCT FROM"
-                f" (w.contents OPERATOR(pg_catalog.->) {ddl.literal(each)})"
-                for each in refresh.when
-            )
+            changed = " OR ".join(_changed(draft, table, each, back=back) for each in refresh.when)
             late.append(
                 fill(
                     draft,
@@ -141,6 +137,18 @@ def back_sql(
             done += rights(draft.source, table, name)
         done.append(returned(entry))
     return [*done, *late, *(sql for watch in watches for sql in end_watch(table, watch))]
+
+
+def _changed(draft: Draft, table: str, name: str, *, back: bool) -> str:
+    """A condition over alias t and its record w: the other release has given this column another value."""
+    now = f"t.{draft.column_sql(table, '{' + name + '}', back=back)}"
+    differs = f"pg_catalog.to_jsonb({now}) IS DISTINCT FROM (w.contents OPERATOR(pg_catalog.->) {ddl.literal(name)})"
+    place = (draft.target if back else draft.source).tables.get(table)
+    column = place.columns.get(name) if place is not None else None
+    if column is None or not column.not_null:
+        return differs
+    # Empty where it may not be: a value given on the way there, which has been taken back since nobody changed it.
+    return f"({now} IS NOT NULL AND {differs})"
 
 
 def rights(snapshot: Snapshot, table: str, name: str) -> list[str]:
