@@ -39,7 +39,7 @@ def test_a_refused_change_is_in_the_history_with_its_reason(database: Database) 
 
 def test_nothing_is_purged_while_a_change_is_under_way(used: Database) -> None:
     with used.begin("kat_owner") as connection:
-        [entry] = [one for one in parked.everything(connection) if one.kind == "column"]
+        entry = next(one for one in parked.everything(connection) if one.kind == "column")
         runs.begin(connection, "upgrade", Plan(source="", target=""), by_whom="anna", host="here")
         with pytest.raises(parked.NotPurgeableError, match="kat upgrade --resume"):
             parked.purge(connection, [entry.id], "anna", "here")
