@@ -13,7 +13,7 @@ from kattegat import settings
 from kattegat.lifecycle import run
 from kattegat.lifecycle.run import Wish
 from kattegat.schema import fence
-from kattegat.store import migrate, server
+from kattegat.store import forms, migrate, server
 from kattegat.store.database import Database
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lifecycle"))
@@ -119,6 +119,13 @@ def test_a_closed_fence_without_a_change_is_opened(install: Install) -> None:
 def test_finalize_says_what_it_means(install: Install) -> None:
     if install.json("status")["problem"]:
         install.run("downgrade", "--yes", "--no-backup", code=0)
-    done = install.json("finalize")
-    assert done["forms"] == []
     assert install.json("status")["oldest_reader"] == "0.1.0"
+    assert "--yes" in install.run("finalize", "--json", code=2).stderr
+    done = install.json("finalize", "--yes")
+    assert done["forms"] == [
+        {"kind": form.kind, "number": form.number, "reader": form.reader, "writer": form.writer}
+        for form in forms.waiting(None, done["release"])
+    ]
+    assert done["forms"]
+    assert install.json("status")["oldest_reader"] == max(form["reader"] for form in done["forms"])
+    assert install.json("finalize")["forms"] == []

@@ -22,6 +22,7 @@ import backupkit
 from kattegat.lifecycle import backup, keys
 from kattegat.lifecycle.backup import manifest, reach
 from kattegat.lifecycle.backup.manifest import Backup
+from kattegat.schema import scratch
 from kattegat.settings import Settings
 from kattegat.store import server as embedded
 from kattegat.store.database import Database
@@ -66,14 +67,16 @@ def _state(database: Database, chosen: Settings, server: embedded.Running) -> ob
             " (SELECT array_agg(e::text ORDER BY organisation_id, id) FROM evidence e),"
             " (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),"
             " (SELECT array_agg(datname::text ORDER BY datname) FROM pg_database"
-            "  WHERE starts_with(datname, current_database()) OR datname LIKE 'kat\\_scratch%')"
+            "  WHERE starts_with(datname, current_database()))"
         ).fetchone()
+        # Not those that another test of the run has in use at this moment.
+        left = scratch.leftovers(connection)
     files = {
         str(path.relative_to(chosen.data_dir)): path.read_bytes()
         for path in sorted(chosen.data_dir.rglob("*"))
         if path.is_file() and "backups" not in path.parts
     }
-    return rows, files
+    return rows, left, files
 
 
 def forge(found: Backup, **changes: object) -> Backup:

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import psycopg
 from msgspec.structs import replace
@@ -80,20 +81,26 @@ def database(admin: str, *, template: str | None = None, owner: str | None = Non
                 _drop(connection, name)
 
 
-def sweep(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
+def sweep(connection: psycopg.Connection[Any]) -> list[str]:
     """Drops scratch databases whose maker's connection is gone; their names. One that is not ours to drop stays."""
+    gone = []
+    for found in leftovers(connection):
+        # Two may sweep at once, and one that can't be dropped is no reason to make none.
+        with suppress(psycopg.Error):
+            _drop(connection, found)
+            gone.append(found)
+    return gone
+
+
+def leftovers(connection: psycopg.Connection[Any]) -> list[str]:
+    """The scratch databases whose maker's connection is gone."""
     query = (
         "SELECT datname FROM pg_database d WHERE datname LIKE %s AND pg_has_role(datdba, 'MEMBER') "
         "AND NOT EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid::bigint = %s "
         "AND l.objid::bigint = hashtext(d.datname)::bigint & 4294967295)"
     )
-    gone = []
-    for (found,) in connection.execute(query, [PREFIX.replace("_", r"\_") + "%", _LOCK]).fetchall():
-        # Two may sweep at once, and one that can't be dropped is no reason to make none.
-        with suppress(psycopg.Error):
-            _drop(connection, str(found))
-            gone.append(str(found))
-    return gone
+    found = connection.execute(query, [PREFIX.replace("_", r"\_") + "%", _LOCK]).fetchall()
+    return [str(name) for (name,) in found]
 
 
 def _drop(connection: psycopg.Connection[tuple[object, ...]], name: str) -> None:

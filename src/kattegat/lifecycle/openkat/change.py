@@ -135,6 +135,9 @@ def look(install: Install, part: Part) -> Looked:
 def _remarks(connection: Connection, part: Part, at: At) -> list[str]:
     if part != "scheduler" or at.revision not in facts.chain("scheduler"):
         return []
+    # In the middle of a change the table may be out of its place while the version is still the former one.
+    if connection.exec_driver_sql("SELECT to_regclass('public.schedules') IS NULL").scalar_one():
+        return []
     order = facts.chain("scheduler")
     if order.index(at.revision) >= order.index("0009"):
         count = connection.exec_driver_sql(_OLD_IDS).scalar_one()
