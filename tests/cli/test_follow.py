@@ -70,6 +70,8 @@ class Bench:
             [Report(self.organisation, scanner, asset, at, at, kinds, outcome=outcome, reason=reason, found=found)],
         )
         plan.plan(self.conn, self.organisation, None, self.registry)
+        # Nothing has run that was not sent.
+        self.conn.execute(dispatch.SENT, {"organisations": [self.organisation], "ids": [done[0].source_id]})
         dispatch.ran(self.conn, [dispatch.Ran(self.organisation, done[0].source_id, outcome, at, at)])
 
     def resolved(self, name: Hostname) -> None:

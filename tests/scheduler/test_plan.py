@@ -250,6 +250,37 @@ def test_asked_for_while_it_runs_it_runs_again(
     assert len(dispatch.dispatch(conn)) == 1
 
 
+def test_due_since_it_was_sent_it_runs_again_whenever_its_scanner_began(
+    database: Database, organisation: int, registry: Registry
+) -> None:
+    """A runner holds what it has claimed for a while before it begins; the inputs were read at the claim."""
+    with database.begin("kat_system") as conn:
+        conn.execute(
+            text(
+                "INSERT INTO asset (organisation_id, type, key, present, clearance)"
+                " VALUES (:o, 'Hostname', :k, true, 0)"
+            ),
+            {"o": organisation, "k": "late.example"},
+        )
+        asset = conn.execute(text("SELECT id FROM asset WHERE key = 'late.example'")).scalar_one()
+        plan(conn, organisation, [asset], registry)
+        source = source_of(conn, "sample-names")
+    # The transaction that makes it due began before it was sent, and says so after it was claimed.
+    with database.begin("kat_system") as early:
+        early.execute(text("SELECT 1"))
+        with database.begin("kat_system") as conn:
+            assert dispatch.dispatch(conn)
+        with database.begin("kat_system") as conn:
+            (task,) = queue.claim(conn, ["scan"], "r", 1)
+        dispatch.request(early, organisation, [source], "piet")
+    began = datetime.now(UTC) + timedelta(seconds=5)
+    with database.begin("kat_system") as conn:
+        queue.finish(conn, task.id, task.token)
+        dispatch.ran(conn, [Ran(organisation, source, "ok", task.created_at, began)])
+    with database.begin("kat_system") as conn:
+        assert len(dispatch.dispatch(conn)) == 1
+
+
 def test_jobs_carry_limits_options_and_known_facts(
     conn: Connection, organisation: int, add_asset: AddAsset, registry: Registry
 ) -> None:

@@ -115,7 +115,9 @@ SENT = text(
     WHERE h.organisation_id = r.organisation_id AND h.id = r.id
     """
 )
-# A source that became due while it ran (somebody asked, a fact it uses changed) stays due.
+# A source that became due since it was sent (somebody asked, a fact it uses changed) stays due. No times are compared:
+# a transaction says when it began, and one that began before a claim may say what it found after it. That a due time is
+# not the guess which was made when the task was sent tells that somebody has set it since.
 RAN = text(
     """
     UPDATE schedule h
@@ -128,10 +130,10 @@ RAN = text(
             WHEN 'failed' THEN least(h.every, make_interval(secs => :base * power(2, least(h.tries, 20))))
             ELSE h.every END END
     FROM (
-      SELECT r.*, h.due_at <= now() AND h.due_at > r.started_at AS again
+      SELECT r.*, h.due_at <= now() AND h.due_at <> r.sent_at + h.every AS again
       FROM unnest(CAST(:organisations AS bigint[]), CAST(:ids AS bigint[]), CAST(:outcomes AS text[]),
-                  CAST(:started AS timestamptz[]), CAST(:ended AS timestamptz[]))
-           AS r(organisation_id, id, outcome, started_at, ended_at)
+                  CAST(:sent AS timestamptz[]), CAST(:ended AS timestamptz[]))
+           AS r(organisation_id, id, outcome, sent_at, ended_at)
       JOIN schedule h ON h.organisation_id = r.organisation_id AND h.id = r.id
       ORDER BY h.organisation_id, h.id FOR UPDATE OF h
     ) AS r
@@ -165,7 +167,8 @@ ASK = text(
       WHERE t.organisation_id = :organisation AND t.source_id = mine.id AND t.kind = 'scan' AND t.state = 'queued'
       RETURNING t.source_id AS id
     ), due AS (
-      UPDATE schedule h SET due_at = now(), priority = 0, request_actor = :actor, request_way = :way, wait = ''
+      UPDATE schedule h
+      SET due_at = now(), priority = 0, request_actor = :actor, request_way = :way, wait = ''
       FROM mine
       WHERE h.organisation_id = :organisation AND h.id = mine.id AND mine.id NOT IN (SELECT id FROM queued)
       RETURNING h.id
@@ -189,12 +192,12 @@ class Requested(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A run of a source that has ended: for its next time."""
+    """A run of a source that has ended: for its next time. `sent_at` is when its task was made."""
 
     organisation_id: int
     source_id: int
     outcome: Literal["ok", "failed", "blocked"]
-    started_at: datetime
+    sent_at: datetime
     ended_at: datetime
 
 
@@ -318,7 +321,7 @@ def ran(conn: Connection, runs: Iterable[Ran], *, base_seconds: float = RETRY_SE
             "organisations": [run.organisation_id for run in listed],
             "ids": [run.source_id for run in listed],
             "outcomes": [run.outcome for run in listed],
-            "started": [run.started_at for run in listed],
+            "sent": [run.sent_at for run in listed],
             "ended": [run.ended_at for run in listed],
             "jitter": JITTER,
             "base": base_seconds,

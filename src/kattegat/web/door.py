@@ -63,7 +63,7 @@ M = TypeVar("M")
 TASK = text(
     """
     SELECT t.organisation_id, t.source_id, t.scanner, t.state, t.lease_token, t.leased_by, t.priority, t.vantage,
-           t.payload,           t.started_at AS leased_at, clock_timestamp() AS now,
+           t.payload, t.created_at, t.started_at AS leased_at, clock_timestamp() AS now,
            a.type AS asset_type, a.key AS asset_key,
            EXISTS (SELECT FROM task i WHERE i.organisation_id = t.organisation_id AND i.source_id = t.source_id
                    AND i.kind = 'ingest' AND i.state IN ('queued', 'leased', 'paused')) AS ingest_open
@@ -305,6 +305,7 @@ class Door:
                             "evidence_id": evidence_id,
                             "outcome": result.outcome,
                             "reason": reason,
+                            "sent_at": row.created_at.isoformat(),
                             "started_at": started_at.isoformat(),
                             "ended_at": ended_at.isoformat(),
                             "scan_task_id": result.task_id,

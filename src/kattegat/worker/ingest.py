@@ -75,6 +75,12 @@ class Read(NamedTuple):
     report: Report
 
 
+def _sent_at(entry: Read) -> datetime:
+    # A result that an earlier release took in does not say it.
+    sent = entry.task.payload.get("sent_at")
+    return datetime.fromisoformat(sent) if sent else entry.report.started_at
+
+
 class Held:
     """Keeps the leases of a batch alive from a thread of its own, for as long as the batch takes."""
 
@@ -275,7 +281,7 @@ class Ingest:
                         entry.report.organisation_id,
                         result.source_id,
                         entry.report.outcome,
-                        entry.report.started_at,
+                        _sent_at(entry),
                         min(entry.report.ended_at, began),
                     )
                     for entry, result in zip(ready, recorded, strict=True)
